@@ -513,9 +513,10 @@ class FlatMiniGrid(gym.ObservationWrapper):
 
 def make_single(env_id: str, view_size: int | None = None, render_mode: str | None = None) -> gym.Env:
     """One environment with the flat observation that the batched one gives; for MiniGrid ids name the `view_size`."""
+    render = {"render_mode": render_mode} if render_mode else {}
     if view_size is None:
-        return gym.make(gym.registry[env_id], render_mode=render_mode)
-    env = gym.make(gym.registry[env_id], render_mode=render_mode, agent_view_size=view_size or 3)
+        return gym.make(gym.registry[env_id], **render)
+    env = gym.make(gym.registry[env_id], agent_view_size=view_size or 3, **render)
     return FlatMiniGrid(env if view_size else FullyObsWrapper(env))
 
 

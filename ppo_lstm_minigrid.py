@@ -106,6 +106,8 @@ class Args:
     """minibatches per epoch"""
     update_epochs: int = 4
     """passes over a rollout"""
+    reward_scale: float = 1.0
+    """what rewards are multiplied by for learning (statistics show them as they are)"""
     norm_adv: bool = True
     """normalise advantages in each minibatch"""
     clip_coef: float = 0.2
@@ -167,7 +169,7 @@ def check_args(args) -> None:
         require(getattr(args, flag[2:].replace("-", "_")) >= 0, flag, "must be at least 0")
     for flag in ("--gamma", "--gae-lambda", "--rand-move-eps"):
         require(0 <= getattr(args, flag[2:].replace("-", "_")) <= 1, flag, "must be between 0 and 1")
-    for flag in ("--learning-rate", "--clip-coef", "--max-grad-norm"):
+    for flag in ("--learning-rate", "--reward-scale", "--clip-coef", "--max-grad-norm"):
         require(0 < getattr(args, flag[2:].replace("-", "_")) < math.inf, flag, "must be positive and finite")
     for flag in ("--ent-coef", "--vf-coef"):
         require(0 <= getattr(args, flag[2:].replace("-", "_")) < math.inf, flag, "must be at least 0 and finite")
@@ -207,9 +209,9 @@ def layer_init(layer: nn.Linear, std: float = math.sqrt(2), bias: float = 0.0) -
 class Encoder(nn.Module):
     """(..., D) uint8 of MiniGrid cells and direction -> (..., F): one-hot, then linear and ReLU (none if size is 0)."""
 
-    def __init__(self, obs_size: int, size: int):
+    def __init__(self, obs_space: gym.spaces.Box, size: int):
         super().__init__()
-        cells = (obs_size - 1) // 3
+        cells = (obs_space.shape[0] - 1) // 3
         kinds = torch.tensor([11, 6, 4] * cells + [4])  # objects, colours, states of each cell; directions
         self.register_buffer("offsets", kinds.cumsum(0) - kinds, persistent=False)
         self.one_hot_size = int(kinds.sum())
@@ -251,9 +253,9 @@ class Agent(nn.Module):
     done (T * N,) float, 1 where x is an episode's first observation. A single step is T = 1.
     """
 
-    def __init__(self, obs_size: int, num_actions: int, args: Args):
+    def __init__(self, obs_space: gym.spaces.Box, num_actions: int, args: Args):
         super().__init__()
-        self.encoder = Encoder(obs_size, args.encoder_size)
+        self.encoder = Encoder(obs_space, args.encoder_size)
         self.lstm = nn.LSTM(self.encoder.out_features, args.hidden_size)  # holds the parameters; see get_states
         for name, parameter in self.lstm.named_parameters():  # [L6]
             if "bias" in name:
@@ -311,10 +313,14 @@ class Agent(nn.Module):
         entropy = -(probs * logprobs).sum(-1)
         return action, logprob, entropy, self.critic(hidden).squeeze(-1), lstm_state
 
+    def get_logits(self, x, lstm_state, done):
+        """-> logits (T * N, A) of the policy without random moves, state."""
+        hidden, lstm_state = self.get_states(x, lstm_state, done)
+        return self.actor(hidden), lstm_state
+
     def act(self, x, lstm_state, done, generator=None):
         """-> action (T * N,) without random moves, state: the most probable one, or drawn from a `generator`."""
-        hidden, lstm_state = self.get_states(x, lstm_state, done)
-        logits = self.actor(hidden)
+        logits, lstm_state = self.get_logits(x, lstm_state, done)
         return logits.argmax(-1) if generator is None else sample(logits.softmax(-1), generator), lstm_state
 
 
@@ -443,7 +449,7 @@ def load_agent(path: str, device="cpu") -> tuple[Agent, Args]:
     checkpoint = load_checkpoint(path)
     args = Args(**checkpoint["args"])
     envs = make_envs(args, args.env_id, 1, device)
-    agent = Agent(envs.single_observation_space.shape[0], int(envs.single_action_space.n), args).to(device)
+    agent = Agent(envs.single_observation_space, int(envs.single_action_space.n), args).to(device)
     agent.load_state_dict(checkpoint["agent"])
     return agent, args
 
@@ -470,7 +476,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
 
     T, N, L = args.num_steps, args.num_envs, args.seq_len
     envs = make_envs(args, args.env_id, N, device)
-    agent = Agent(envs.single_observation_space.shape[0], int(envs.single_action_space.n), args).to(device)
+    agent = Agent(envs.single_observation_space, int(envs.single_action_space.n), args).to(device)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     learn = compiled(agent.get_action_and_value, args) if args.compile or args.cudagraphs else agent.get_action_and_value
 
@@ -568,7 +574,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
 
             # ---- ADVANTAGES
             t, n = cut.nonzero(as_tuple=True)
-            bootstrapped = rewards.clone()
+            bootstrapped = rewards * args.reward_scale
             if len(t):  # [L5] all final states of the rollout in one batch; the state after step t enters step t + 1
                 state = lstm_h[t + 1, n][None], lstm_c[t + 1, n][None]
                 bootstrapped[t, n] += args.gamma * agent.get_value(final_obs[t, n], state, torch.zeros(len(t)).to(device))
@@ -775,7 +781,7 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
     spaces = {}
     for env_id in (args.env_id, *args.eval_env_id):
         envs = make_envs(args, env_id, 1, "cpu")
-        spaces[env_id] = envs.single_observation_space.shape[0], int(envs.single_action_space.n)
+        spaces[env_id] = envs.single_observation_space, int(envs.single_action_space.n)
         envs.close()
         if spaces[env_id] != spaces[args.env_id]:
             raise ValueError(f"--eval-env-id: {env_id} has another observation or action space than {args.env_id}")
