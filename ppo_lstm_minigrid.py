@@ -742,8 +742,11 @@ class Logger:
 
 def new_run_dir(args: Args) -> str:
     """Create and return runs/{env_id}__{exp_name}__{seed}__{time}."""
-    run_dir = os.path.join("runs", f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}")
-    os.makedirs(run_dir)
+    run_dir, now = "runs", int(time.time())
+    os.makedirs(run_dir, exist_ok=True)
+    while os.path.exists(run_dir):
+        run_dir, now = os.path.join("runs", f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"), now + 1
+    os.mkdir(run_dir)
     return run_dir
 
 
@@ -760,8 +763,12 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
         here = os.path.basename(__file__)
         if checkpoint["script"] != here:
             raise ValueError(f"--resume: {path!r} was written by {checkpoint['script']}, not {here}; run that script")
+        if checkpoint["args"].keys() != {field.name for field in fields(Args)}:
+            raise ValueError(f"--resume: {path!r} has other arguments than this {here}; run the script that wrote it")
         saved = Args(**{**checkpoint["args"], "resume": path})
         args = tyro.cli(Args, args=argv, default=saved)
+        if "optimizer" not in checkpoint and not args.eval_only:
+            raise ValueError(f"--resume: {path!r} is an exported agent without a training state; add --eval-only")
         free = {"track", "wandb_project_name", "wandb_entity", "capture_video", "save_every", "num_threads", "resume"}
         free |= {"eval_only", "eval_every", "eval_env_id", "eval_episodes"}
         free |= set() if args.anneal_lr else {"total_timesteps"}
@@ -772,8 +779,6 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
                                  f"{getattr(saved, field.name)}; leave it out, or start a new run without --resume")  # fmt: skip
         batch_size = args.num_envs * args.num_steps
         if not args.eval_only:
-            if "optimizer" not in checkpoint:
-                raise ValueError(f"--resume: {path!r} is an exported agent without a training state; add --eval-only")
             if checkpoint["global_step"] + batch_size > args.total_timesteps:
                 raise ValueError(f"--total-timesteps {args.total_timesteps} is reached by {path!r}; raise it, or add "
                                  "--eval-only")  # fmt: skip
@@ -785,11 +790,15 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
         envs.close()
         if spaces[env_id] != spaces[args.env_id]:
             raise ValueError(f"--eval-env-id: {env_id} has another observation or action space than {args.env_id}")
-    if checkpoint:
+    if checkpoint:  # what has other shapes would load silently, or worse
         agent = Agent(*spaces[args.env_id], args)
-        shapes = {name: value.shape for name, value in agent.state_dict().items()}
-        if shapes != {name: value.shape for name, value in checkpoint["agent"].items()}:
-            raise ValueError(f"--resume: the weights in {path!r} have other shapes than its arguments say")
+        pairs = [(agent.state_dict().get(name), value) for name, value in checkpoint["agent"].items()]
+        if not args.eval_only:
+            moments = checkpoint["optimizer"]["state"]
+            pairs += [(p, moments[i][name]) for i, p in enumerate(agent.parameters()) for name in ("exp_avg", "exp_avg_sq")]
+            pairs += [(torch.empty(args.num_envs), checkpoint["next_done"])]
+        if len(checkpoint["agent"]) != len(agent.state_dict()) or any(a is None or a.shape != b.shape for a, b in pairs):
+            raise ValueError(f"--resume: what {path!r} holds has other shapes than its arguments say; take another file")
     return args, checkpoint
 
 
