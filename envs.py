@@ -42,6 +42,10 @@ EMPTY, WALL, GOAL = OBJECT_TO_IDX["empty"], OBJECT_TO_IDX["wall"], OBJECT_TO_IDX
 WALL_CELL = (WALL, COLOR_TO_IDX["grey"], 0)
 
 
+class UsageError(Exception):
+    """A bad flag or file; its one line names it and the remedy. (No ValueError: tyro would draw a box around that.)"""
+
+
 def train_seeds(seed: int, n: int) -> list[int]:
     """n environment seeds below 2**32 that differ from those of every other `seed` (and from torch's own stream)."""
     return [int(s) for s in np.random.SeedSequence(seed).generate_state(n)]
@@ -180,8 +184,9 @@ def memory_table(size: int, random_length: bool, view_size: int) -> Table:
         padded[view_size : view_size + size, view_size : view_size + size] = grid
         layout = grid.tobytes()
         cue = int(grid[1, size // 2 - 1, 0] == OBJECT_TO_IDX["ball"])
+        frontier = []
 
-        def state_index(outcome, layout=layout, grid=grid, padded=padded, cue=cue):
+        def state_index(outcome, frontier=frontier, layout=layout, grid=grid, padded=padded, cue=cue):
             key = layout, *map(int, env.agent_pos), env.agent_dir, outcome
             if key not in index:
                 index[key] = len(obs)
@@ -192,7 +197,6 @@ def memory_table(size: int, random_length: bool, view_size: int) -> Table:
                 frontier.append(key)
             return index[key]
 
-        frontier = []
         start = state_index("running")
         start_probs[start] = start_probs.get(start, 0) + probability
         while frontier:
@@ -604,22 +608,22 @@ def record_videos(env: gym.Env, policy, folder: str, prefix: str, episodes: int)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Checks: each raises ValueError with one line that names the flag and the remedy
+# Checks: each raises UsageError with one line that names the flag and the remedy
 # ----------------------------------------------------------------------------------------------------------------------
 def check_view_size(view_size: int) -> None:
     if view_size != 0 and (view_size < 3 or view_size % 2 == 0):
-        raise ValueError(f"--view-size must be 0 (the whole grid) or an odd number from 3, got {view_size}")
+        raise UsageError(f"--view-size must be 0 (the whole grid) or an odd number from 3, got {view_size}")
 
 
 def check_maze_size(size: int, random_size: bool) -> None:
     if size < (6 if random_size else 5):
-        raise ValueError(f"--env-id: a maze needs a size of at least {6 if random_size else 5}, got {size}")
+        raise UsageError(f"--env-id: a maze needs a size of at least {6 if random_size else 5}, got {size}")
 
 
 def check_env_id(env_id: str, flag: str = "--env-id") -> None:
     if env_id not in gym.registry:
         near = difflib.get_close_matches(env_id, gym.registry, 1)
-        raise ValueError(f"{flag}: no environment {env_id!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise UsageError(f"{flag}: no environment {env_id!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
 def check_minigrid(env_id: str, view_size: int, flag: str = "--env-id") -> None:
@@ -627,7 +631,7 @@ def check_minigrid(env_id: str, view_size: int, flag: str = "--env-id") -> None:
     check_view_size(view_size)
     check_env_id(env_id, flag)
     if not env_id.startswith(("MiniGrid-", "BabyAI-")):
-        raise ValueError(f"{flag}: {env_id!r} is not a MiniGrid id; take one that starts with 'MiniGrid-'")
+        raise UsageError(f"{flag}: {env_id!r} is not a MiniGrid id; take one that starts with 'MiniGrid-'")
     if gym.registry[env_id].vector_entry_point:
         return  # one of ours
     env = _make_or_refuse(env_id, flag, agent_view_size=view_size or 3)
@@ -635,10 +639,10 @@ def check_minigrid(env_id: str, view_size: int, flag: str = "--env-id") -> None:
     mission = space["mission"] if isinstance(space, spaces.Dict) and "mission" in space.spaces else None
     options = getattr(mission, "ordered_placeholders", None) or []
     if type(mission) is not MissionSpace or any(len(option) > 1 for option in options):
-        raise ValueError(f"{flag}: the mission of {env_id!r} varies and this agent does not read text; "
+        raise UsageError(f"{flag}: the mission of {env_id!r} varies and this agent does not read text; "
                          "take an id with a fixed mission, as MiniGrid-Memory* or MiniGrid-ObstructedMaze*")  # fmt: skip
     if not isinstance(env.action_space, spaces.Discrete):
-        raise ValueError(f"{flag}: {env_id!r} has actions {env.action_space}; take one with discrete actions")
+        raise UsageError(f"{flag}: {env_id!r} has actions {env.action_space}; take one with discrete actions")
 
 
 def check_flat_box(env_id: str, flag: str = "--env-id") -> None:
@@ -646,9 +650,9 @@ def check_flat_box(env_id: str, flag: str = "--env-id") -> None:
     check_env_id(env_id, flag)
     env = _make_or_refuse(env_id, flag)
     if not isinstance(env.action_space, spaces.Discrete):
-        raise ValueError(f"{flag}: {env_id!r} has actions {env.action_space}; take one with discrete actions")
+        raise UsageError(f"{flag}: {env_id!r} has actions {env.action_space}; take one with discrete actions")
     if not isinstance(env.observation_space, spaces.Box) or len(env.observation_space.shape) != 1:
-        raise ValueError(f"{flag}: the observation of {env_id!r} is not a flat Box; MiniGrid ids run with "
+        raise UsageError(f"{flag}: the observation of {env_id!r} is not a flat Box; MiniGrid ids run with "
                          "ppo_lstm_minigrid.py")  # fmt: skip
 
 
@@ -658,7 +662,7 @@ def _make_or_refuse(env_id: str, flag: str, **kwargs) -> gym.Env:
         env.close()
         return env
     except Exception as error:  # whatever a foreign environment raises, the user gets one line
-        raise ValueError(f"{flag}: {env_id!r} cannot be made here: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"{flag}: {env_id!r} cannot be made here: {str(error).splitlines()[0]}") from error
 
 
 def _register() -> None:

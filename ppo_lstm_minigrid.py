@@ -21,7 +21,8 @@ What the LSTM adds to PPO (the comments below cite these):
 [L4] One matrix product projects the inputs of all steps; only hidden-to-hidden is sequential (Appleyard et al. 2016).
 [L5] Truncation is not termination: at a time limit the return bootstraps from V(final_obs) read with the state after
      the last step, not reset (Pardo et al. 2018, "Time Limits in RL").
-[L6] Orthogonal LSTM weights and zero biases, as for the layers (37 details, recurrent detail 2).
+[L6] Orthogonal LSTM weights and zero biases, as for the layers (37 details, recurrent detail 2), save the forget gate's
+     bias of 1, so that a new memory fades slowly (Jozefowicz et al. 2015, "An Empirical Exploration of RNNs").
 [L7] With random moves the policy is the mixture (1 - e) pi + e uniform: sampling, log-prob and entropy all use it.
 [L8] The memoryless control zeroes the state before every step; the dones that GAE sees stay as they are.
 """
@@ -155,12 +156,12 @@ class Args:
 
 
 def check_args(args) -> None:
-    """Raises ValueError with one line that names the flag and the remedy. Written so that NaN fails every test."""
+    """Raises UsageError with one line that names the flag and the remedy. Written so that NaN fails every test."""
 
     def require(holds, flag, remedy):
         if not holds:
             value = getattr(args, flag[2:].replace("-", "_"))
-            raise ValueError(f"{flag} {remedy}, got {value!r}")
+            raise task_envs.UsageError(f"{flag} {remedy}, got {value!r}")
 
     for flag in ("--num-envs", "--num-steps", "--seq-len", "--num-minibatches", "--update-epochs", "--hidden-size",
                  "--num-threads", "--eval-episodes"):  # fmt: skip
@@ -214,13 +215,16 @@ class Encoder(nn.Module):
         cells = (obs_space.shape[0] - 1) // 3
         kinds = torch.tensor([11, 6, 4] * cells + [4])  # objects, colours, states of each cell; directions
         self.register_buffer("offsets", kinds.cumsum(0) - kinds, persistent=False)
+        # walls and floor fill the view, what matters is rare: a door, key, ball, box, goal, lava or agent counts six times
+        weights = torch.tensor(([1.0] * 4 + [6.0] * 7 + [1.0] * 10) * cells + [1.0] * 4)
+        self.register_buffer("weights", weights, persistent=False)
         self.one_hot_size = int(kinds.sum())
         self.linear = layer_init(nn.Linear(self.one_hot_size, size)) if size else None
         self.out_features = size or self.one_hot_size
 
     def forward(self, x):
         one_hot = torch.zeros(*x.shape[:-1], self.one_hot_size, device=x.device)
-        one_hot.scatter_(-1, x.long() + self.offsets, 1.0)
+        one_hot.scatter_(-1, x.long() + self.offsets, 1.0).mul_(self.weights)
         return one_hot if self.linear is None else self.linear(one_hot).relu()
 
 
@@ -262,6 +266,7 @@ class Agent(nn.Module):
                 nn.init.constant_(parameter, 0.0)
             else:
                 nn.init.orthogonal_(parameter, 1.0)
+        self.lstm.bias_ih_l0.data[args.hidden_size : 2 * args.hidden_size] = 1.0
         self.actor = self._head(args, num_actions, 0.01)
         self.critic = self._head(args, 1, 1.0)
         self.memoryless = args.memoryless
@@ -429,18 +434,18 @@ def save_checkpoint(path: str, checkpoint: dict) -> None:
 
 
 def load_checkpoint(path: str) -> dict:
-    """Read a checkpoint on the CPU. Raises ValueError with one line where the file is not a whole, readable one."""
+    """Read a checkpoint on the CPU. Raises UsageError with one line where the file is not a whole, readable one."""
     if not os.path.isfile(path):
-        raise ValueError(f"--resume: no file {path!r}")
+        raise task_envs.UsageError(f"--resume: no file {path!r}")
     try:
         damaged = zipfile.ZipFile(path).testzip()  # torch.load does not check the sums that the file carries
         checkpoint = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # zipfile and torch raise many kinds for a file that is not theirs
         checkpoint = None
     if not isinstance(checkpoint, dict) or not {"format", "script", "args", "agent"} <= checkpoint.keys():
-        raise ValueError(f"--resume: {path!r} is damaged or not a checkpoint; take an older agent_<step>.pt")
+        raise task_envs.UsageError(f"--resume: {path!r} is damaged or not a checkpoint; take an older agent_<step>.pt")
     if checkpoint["format"] > FORMAT:
-        raise ValueError(f"--resume: {path!r} was written by a newer version; update the script")
+        raise task_envs.UsageError(f"--resume: {path!r} was written by a newer version; update the script")
     return checkpoint
 
 
@@ -477,8 +482,10 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     T, N, L = args.num_steps, args.num_envs, args.seq_len
     envs = make_envs(args, args.env_id, N, device)
     agent = Agent(envs.single_observation_space, int(envs.single_action_space.n), args).to(device)
-    optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
-    learn = compiled(agent.get_action_and_value, args) if args.compile or args.cudagraphs else agent.get_action_and_value
+    optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, fused=True)
+    learn = agent.get_action_and_value
+    if args.compile or args.cudagraphs:
+        learn = compiled(learn, args)
 
     # ---- STORAGE
     next_obs, _ = envs.reset(seed=task_envs.train_seeds(args.seed, N + 1)[N])
@@ -577,7 +584,8 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             bootstrapped = rewards * args.reward_scale
             if len(t):  # [L5] all final states of the rollout in one batch; the state after step t enters step t + 1
                 state = lstm_h[t + 1, n][None], lstm_c[t + 1, n][None]
-                bootstrapped[t, n] += args.gamma * agent.get_value(final_obs[t, n], state, torch.zeros(len(t)).to(device))
+                final_value = agent.get_value(final_obs[t, n], state, torch.zeros_like(t, dtype=torch.float))
+                bootstrapped[t, n] += args.gamma * final_value
             next_value = agent.get_value(next_obs, next_lstm_state, next_done)
             advantages, returns = gae(bootstrapped, values, dones, next_value, next_done, args.gamma, args.gae_lambda)
 
@@ -751,7 +759,7 @@ def new_run_dir(args: Args) -> str:
 
 
 def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
-    """Arguments, and the checkpoint that --resume names. Raises ValueError with one line for the user."""
+    """Arguments, and the checkpoint that --resume names. Raises UsageError with one line for the user."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--resume")
     path = early.parse_known_args(argv)[0].resume
@@ -762,26 +770,25 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
         checkpoint = load_checkpoint(path)
         here = os.path.basename(__file__)
         if checkpoint["script"] != here:
-            raise ValueError(f"--resume: {path!r} was written by {checkpoint['script']}, not {here}; run that script")
+            raise task_envs.UsageError(f"--resume: {path!r} was written by {checkpoint['script']}, not {here}; run that script")
         if checkpoint["args"].keys() != {field.name for field in fields(Args)}:
-            raise ValueError(f"--resume: {path!r} has other arguments than this {here}; run the script that wrote it")
+            raise task_envs.UsageError(f"--resume: {path!r} has other arguments than this {here}; run the script that wrote it")
         saved = Args(**{**checkpoint["args"], "resume": path})
         args = tyro.cli(Args, args=argv, default=saved)
         if "optimizer" not in checkpoint and not args.eval_only:
-            raise ValueError(f"--resume: {path!r} is an exported agent without a training state; add --eval-only")
+            raise task_envs.UsageError(f"--resume: {path!r} is an exported agent without a training state; add --eval-only")
         free = {"track", "wandb_project_name", "wandb_entity", "capture_video", "save_every", "num_threads", "resume"}
         free |= {"eval_only", "eval_every", "eval_env_id", "eval_episodes"}
         free |= set() if args.anneal_lr else {"total_timesteps"}
         for field in fields(Args):
             if field.name not in free and getattr(args, field.name) != getattr(saved, field.name):
                 flag = "--" + field.name.replace("_", "-")
-                raise ValueError(f"{flag} {getattr(args, field.name)} differs from the checkpoint's "
+                raise task_envs.UsageError(f"{flag} {getattr(args, field.name)} differs from the checkpoint's "
                                  f"{getattr(saved, field.name)}; leave it out, or start a new run without --resume")  # fmt: skip
         batch_size = args.num_envs * args.num_steps
-        if not args.eval_only:
-            if checkpoint["global_step"] + batch_size > args.total_timesteps:
-                raise ValueError(f"--total-timesteps {args.total_timesteps} is reached by {path!r}; raise it, or add "
-                                 "--eval-only")  # fmt: skip
+        if not args.eval_only and checkpoint["global_step"] + batch_size > args.total_timesteps:
+            raise task_envs.UsageError(f"--total-timesteps {args.total_timesteps} is reached by {path!r}; raise it, or add "
+                                       "--eval-only")  # fmt: skip
 
     spaces = {}
     for env_id in (args.env_id, *args.eval_env_id):
@@ -789,16 +796,16 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
         spaces[env_id] = envs.single_observation_space, int(envs.single_action_space.n)
         envs.close()
         if spaces[env_id] != spaces[args.env_id]:
-            raise ValueError(f"--eval-env-id: {env_id} has another observation or action space than {args.env_id}")
+            raise task_envs.UsageError(f"--eval-env-id: {env_id} has another observation or action space than {args.env_id}")
     if checkpoint:  # what has other shapes would load silently, or worse
         agent = Agent(*spaces[args.env_id], args)
         pairs = [(agent.state_dict().get(name), value) for name, value in checkpoint["agent"].items()]
         if not args.eval_only:
-            moments = checkpoint["optimizer"]["state"]
-            pairs += [(p, moments[i][name]) for i, p in enumerate(agent.parameters()) for name in ("exp_avg", "exp_avg_sq")]
+            adam = checkpoint["optimizer"]["state"]
+            pairs += [(p, adam[i][name]) for i, p in enumerate(agent.parameters()) for name in ("exp_avg", "exp_avg_sq")]
             pairs += [(torch.empty(args.num_envs), checkpoint["next_done"])]
         if len(checkpoint["agent"]) != len(agent.state_dict()) or any(a is None or a.shape != b.shape for a, b in pairs):
-            raise ValueError(f"--resume: what {path!r} holds has other shapes than its arguments say; take another file")
+            raise task_envs.UsageError(f"--resume: what {path!r} holds has other shapes than its arguments say; take another file")
     return args, checkpoint
 
 
@@ -810,7 +817,7 @@ def main(argv: list[str] | None = None) -> int:
         run_dir = os.path.dirname(args.resume) if inside and not args.eval_only else new_run_dir(args)
     except SystemExit as error:  # tyro has said what is wrong, or has shown --help
         return error.code or 0
-    except (ValueError, OSError) as error:
+    except (task_envs.UsageError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -258,7 +258,7 @@ def test_every_running_flag_does_something(script, small, monkeypatch):
     (run_dir,) = glob.glob("runs/*__named__*")
     assert len(glob.glob(f"{run_dir}/agent_*.pt")) == 2 and len(scalars(run_dir)["eval/success_rate"]) == 4
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(Exception, match="(?i)cuda"):
+    with pytest.raises(Exception, match=r"(?i)cuda"):
         script.train(small(cuda=True), run_dir="b")
 
 
