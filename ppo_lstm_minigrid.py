@@ -89,13 +89,13 @@ class Args:
     """side of the square of cells that the agent sees, odd; 0 is the whole grid"""
 
     # --- PPO
-    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 5_000_000
+    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 4_000_000
     """environment steps to train for, over all environments"""
     learning_rate: float = 1e-3
     """Adam's step size"""
-    num_envs: int = 128
+    num_envs: int = 256
     """environments stepped together (N)"""
-    num_steps: int = 128
+    num_steps: int = 64
     """steps of each environment per rollout (T)"""
     anneal_lr: bool = False
     """let the learning rate fall linearly to zero"""
@@ -105,7 +105,7 @@ class Args:
     """lambda of generalised advantage estimation"""
     num_minibatches: int = 8
     """minibatches per epoch"""
-    update_epochs: int = 4
+    update_epochs: int = 8
     """passes over a rollout"""
     reward_scale: float = 1.0
     """what rewards are multiplied by for learning (statistics show them as they are)"""
@@ -115,7 +115,7 @@ class Args:
     """clip range of the importance ratio"""
     clip_vloss: bool = False
     """clip the value loss too"""
-    ent_coef: float = 0.005
+    ent_coef: float = 0.01
     """weight of the entropy bonus"""
     vf_coef: float = 2.0
     """weight of the value loss"""
@@ -127,11 +127,11 @@ class Args:
     """share of uniformly random moves mixed into the policy while training"""
 
     # --- LSTM
-    seq_len: int = 16
+    seq_len: int = 32
     """steps of truncated back-propagation through time (L); divides num_steps"""
-    encoder_size: int = 64
+    encoder_size: int = 32
     """units of the layer before the LSTM (0: none)"""
-    hidden_size: int = 64
+    hidden_size: int = 32
     """LSTM units (H)"""
     hidden_layer_size: int = 0
     """units of a hidden layer in the actor head and in the critic head (0: none)"""

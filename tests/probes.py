@@ -154,7 +154,7 @@ class CartPoleArgs(ppo_lstm_cartpole_novel.Args):
     hidden_size: int = 16
     encoder_size: int = 16
     learning_rate: float = 5e-3
-    anneal_lr: bool = False
+    anneal_lr: bool = True
     gamma: float = 0.9
     gae_lambda: float = 0.95
     reward_scale: float = 1.0
