@@ -31,7 +31,6 @@ import argparse
 import json
 import math
 import os
-import random
 import signal
 import sys
 import time
@@ -41,7 +40,6 @@ from dataclasses import asdict, dataclass, fields
 from typing import Annotated
 
 import gymnasium as gym
-import numpy as np
 import torch
 import tyro
 from torch import nn
@@ -470,8 +468,6 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     started = time.time()
     run_dir = run_dir or new_run_dir(args)
     torch.set_num_threads(args.num_threads)
-    random.seed(args.seed)
-    np.random.seed(args.seed)
     torch.manual_seed(args.seed)
     torch.backends.cudnn.deterministic = args.torch_deterministic
     torch.use_deterministic_algorithms(args.torch_deterministic, warn_only=True)
@@ -646,7 +642,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             line = f"step {global_step:>9,}  {metrics['charts/SPS']:>7,.0f} steps/s"
             line += f"  return {return_ema:.3f}" if return_ema is not None else ""
             if evaluated_at == global_step:
-                line += "".join(f"  success on {env_id} {r['argmax']['success_rate']:.3f}" for env_id, r in results.items())
+                line += "".join(f"  success on {name} {r['argmax']['success_rate']:.3f}" for name, r in results.items())
             tqdm.write(line)
             last_print = time.time()
         if args.save_every and iteration % args.save_every == 0:
@@ -770,21 +766,22 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
         checkpoint = load_checkpoint(path)
         here = os.path.basename(__file__)
         if checkpoint["script"] != here:
-            raise task_envs.UsageError(f"--resume: {path!r} was written by {checkpoint['script']}, not {here}; run that script")
+            raise task_envs.UsageError(f"--resume: {path!r} was written by {checkpoint['script']}; run that script")
         if checkpoint["args"].keys() != {field.name for field in fields(Args)}:
             raise task_envs.UsageError(f"--resume: {path!r} has other arguments than this {here}; run the script that wrote it")
         saved = Args(**{**checkpoint["args"], "resume": path})
         args = tyro.cli(Args, args=argv, default=saved)
         if "optimizer" not in checkpoint and not args.eval_only:
-            raise task_envs.UsageError(f"--resume: {path!r} is an exported agent without a training state; add --eval-only")
+            raise task_envs.UsageError(f"--resume: {path!r} is an exported agent, it cannot train on; add --eval-only")
         free = {"track", "wandb_project_name", "wandb_entity", "capture_video", "save_every", "num_threads", "resume"}
         free |= {"eval_only", "eval_every", "eval_env_id", "eval_episodes"}
         free |= set() if args.anneal_lr else {"total_timesteps"}
         for field in fields(Args):
             if field.name not in free and getattr(args, field.name) != getattr(saved, field.name):
                 flag = "--" + field.name.replace("_", "-")
-                raise task_envs.UsageError(f"{flag} {getattr(args, field.name)} differs from the checkpoint's "
-                                 f"{getattr(saved, field.name)}; leave it out, or start a new run without --resume")  # fmt: skip
+                given, before = getattr(args, field.name), getattr(saved, field.name)
+                raise task_envs.UsageError(f"{flag} {given} differs from the checkpoint's {before}; leave it out, or start "
+                                           "a new run without --resume")  # fmt: skip
         batch_size = args.num_envs * args.num_steps
         if not args.eval_only and checkpoint["global_step"] + batch_size > args.total_timesteps:
             raise task_envs.UsageError(f"--total-timesteps {args.total_timesteps} is reached by {path!r}; raise it, or add "
@@ -805,7 +802,7 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
             pairs += [(p, adam[i][name]) for i, p in enumerate(agent.parameters()) for name in ("exp_avg", "exp_avg_sq")]
             pairs += [(torch.empty(args.num_envs), checkpoint["next_done"])]
         if len(checkpoint["agent"]) != len(agent.state_dict()) or any(a is None or a.shape != b.shape for a, b in pairs):
-            raise task_envs.UsageError(f"--resume: what {path!r} holds has other shapes than its arguments say; take another file")
+            raise task_envs.UsageError(f"--resume: {path!r} holds other shapes than its arguments say; take another file")
     return args, checkpoint
 
 

@@ -177,7 +177,7 @@ def test_value_under_a_time_limit_is_that_of_going_on(monkeypatch, probe):
     """Reward 1 for ever, cut every 5 steps: V -> 1 / (1 - gamma), here 2."""
     import ppo_lstm_cartpole_novel as script
 
-    args = CartPoleArgs(env_id="ProbeTimeLimit-v0", gamma=0.5, total_timesteps=12_800, learning_rate=5e-3, anneal_lr=True)
+    args = CartPoleArgs(env_id="ProbeTimeLimit-v0", gamma=0.5, total_timesteps=6_400, learning_rate=5e-3, anneal_lr=True)
     values = final_values(script, monkeypatch, args)[-1][1]
     assert (values - 2).abs().max() < 0.1
 

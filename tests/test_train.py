@@ -182,7 +182,9 @@ def test_videos_of_evaluation_episodes(script):
     assert len(videos) == 3 and all(os.path.getsize(video) > 500 for video in videos)
 
 
-def test_wandb_offline_with_the_real_library(script, monkeypatch):
+def test_wandb_offline_with_the_real_library(monkeypatch):
+    import ppo_lstm_minigrid as script
+
     monkeypatch.setenv("WANDB_MODE", "offline")
     flags = [*env_flags(script), *TINY, "--total-timesteps", "128", "--track", "--capture-video"]
     command = [sys.executable, ROOT / os.path.basename(script.__file__), *flags]
