@@ -562,7 +562,7 @@ class TensorVectorEnv(gym.vector.VectorWrapper):
         return {"generators": [env.unwrapped.np_random.bit_generator.state for env in self.env.envs]}
 
     def load_state_dict(self, state: dict) -> None:
-        """Restores what `state_dict` kept. Raises KeyError-free: see `resumes_exactly` for what it cannot keep."""
+        """Restores what `state_dict` kept; `resumes_exactly` says whether that is all."""
         if hasattr(self.env, "load_state_dict"):
             return self.env.load_state_dict(state)
         for env, generator in zip(self.env.envs, state["generators"], strict=True):

@@ -154,36 +154,33 @@ class Args:
 def check_args(args) -> None:
     """Raises UsageError with one line that names the flag and the remedy. Written so that NaN fails every test."""
 
-    def require(holds, flag, remedy):
-        if not holds:
+    def require(flags, holds, remedy):
+        for flag in flags.split():
             value = getattr(args, flag[2:].replace("-", "_"))
-            raise task_envs.UsageError(f"{flag} {remedy}, got {value!r}")
+            if not holds(value):
+                raise task_envs.UsageError(f"{flag} {remedy}, got {value!r}")
 
-    for flag in ("--num-envs", "--num-steps", "--seq-len", "--num-minibatches", "--update-epochs", "--hidden-size",
-                 "--num-threads", "--eval-episodes"):  # fmt: skip
-        require(getattr(args, flag[2:].replace("-", "_")) >= 1, flag, "must be at least 1")
-    for flag in ("--encoder-size", "--hidden-layer-size", "--eval-every", "--save-every"):
-        require(getattr(args, flag[2:].replace("-", "_")) >= 0, flag, "must be at least 0")
-    for flag in ("--gamma", "--gae-lambda", "--rand-move-eps"):
-        require(0 <= getattr(args, flag[2:].replace("-", "_")) <= 1, flag, "must be between 0 and 1")
-    for flag in ("--learning-rate", "--reward-scale", "--clip-coef", "--max-grad-norm"):
-        require(0 < getattr(args, flag[2:].replace("-", "_")) < math.inf, flag, "must be positive and finite")
-    for flag in ("--ent-coef", "--vf-coef"):
-        require(0 <= getattr(args, flag[2:].replace("-", "_")) < math.inf, flag, "must be at least 0 and finite")
-    require(args.target_kl is None or args.target_kl > 0, "--target-kl", "must be positive")
-    require(0 <= args.seed < 2**31, "--seed", "must be between 0 and 2**31 - 1")
-    require(args.exp_name and "/" not in args.exp_name, "--exp-name", "must be a name without '/'")
-    require(args.num_steps % args.seq_len == 0, "--seq-len", f"must divide --num-steps {args.num_steps}")
-    sequences = args.num_envs * args.num_steps // args.seq_len
-    require(sequences % args.num_minibatches == 0, "--num-minibatches",
-            f"must divide the {sequences} sequences of a rollout (num_envs * num_steps / seq_len)")  # fmt: skip
     batch_size = args.num_envs * args.num_steps
-    require(not args.norm_adv or batch_size > args.num_minibatches, "--norm-adv",
+    require("--num-envs --num-steps --seq-len --num-minibatches --update-epochs --hidden-size --num-threads --eval-episodes",
+            lambda v: v >= 1, "must be at least 1")  # fmt: skip
+    require("--encoder-size --hidden-layer-size --eval-every --save-every", lambda v: v >= 0, "must be at least 0")
+    require("--gamma --gae-lambda --rand-move-eps", lambda v: 0 <= v <= 1, "must be between 0 and 1")
+    require("--learning-rate --reward-scale --clip-coef --max-grad-norm", lambda v: 0 < v < math.inf,
+            "must be positive and finite")  # fmt: skip
+    require("--ent-coef --vf-coef", lambda v: 0 <= v < math.inf, "must be at least 0 and finite")
+    require("--target-kl", lambda v: v is None or v > 0, "must be positive")
+    require("--seed", lambda v: 0 <= v < 2**31, "must be between 0 and 2**31 - 1")
+    require("--exp-name", lambda v: v and "/" not in v, "must be a name without '/'")
+    require("--seq-len", lambda v: args.num_steps % v == 0, f"must divide --num-steps {args.num_steps}")
+    sequences = batch_size // args.seq_len
+    require("--num-minibatches", lambda v: sequences % v == 0,
+            f"must divide the {sequences} sequences of a rollout (num_envs * num_steps / seq_len)")  # fmt: skip
+    require("--norm-adv", lambda v: not v or batch_size > args.num_minibatches,
             "needs at least two steps in a minibatch; take --no-norm-adv or fewer --num-minibatches")  # fmt: skip
-    require(args.total_timesteps >= batch_size, "--total-timesteps",
+    require("--total-timesteps", lambda v: v >= batch_size,
             f"must be at least one rollout, num_envs * num_steps = {batch_size}")  # fmt: skip
-    require(not args.cudagraphs or (args.cuda and torch.cuda.is_available()), "--cudagraphs", "needs a GPU and --cuda")
-    require(not args.eval_only or args.resume, "--eval-only", "needs --resume CHECKPOINT")
+    require("--cudagraphs", lambda v: not v or (args.cuda and torch.cuda.is_available()), "needs a GPU and --cuda")
+    require("--eval-only", lambda v: not v or args.resume, "needs --resume CHECKPOINT")
 
 
 def make_envs(args: Args, env_id: str, num_envs: int, device):
@@ -698,19 +695,20 @@ class Logger:
         # what a killed run logged after its last checkpoint is logged again, so let it be forgotten
         self.writer = SummaryWriter(run_dir, purge_step=global_step + 1 if global_step else None)
         self.run, self.wandb_run_id = None, None
-        if args.track:
-            try:
-                import wandb
+        if not args.track:
+            return
+        try:
+            import wandb
 
-                self.run = wandb.init(
-                    project=args.wandb_project_name, entity=args.wandb_entity, name=os.path.basename(run_dir),
-                    config=asdict(args), dir=run_dir, id=wandb_run_id, resume="must" if wandb_run_id else None,
-                    settings=wandb.Settings(init_timeout=60))  # fmt: skip
-                self.run.define_metric("*", step_metric="global_step")
-                self.wandb_run_id = self.run.id
-            except Exception as error:
-                print(f"--track: W&B is not available ({str(error).splitlines()[0]}); the run goes on with TensorBoard "
-                      "alone. WANDB_MODE=offline logs without an account.", file=sys.stderr)  # fmt: skip
+            self.run = wandb.init(
+                project=args.wandb_project_name, entity=args.wandb_entity, name=os.path.basename(run_dir), dir=run_dir,
+                config=asdict(args), id=wandb_run_id, resume="must" if wandb_run_id else None,
+                settings=wandb.Settings(init_timeout=60))  # fmt: skip
+            self.run.define_metric("*", step_metric="global_step")
+            self.wandb_run_id = self.run.id
+        except Exception as error:
+            print(f"--track: W&B is not available ({str(error).splitlines()[0]}); the run goes on with TensorBoard alone. "
+                  "WANDB_MODE=offline logs without an account.", file=sys.stderr)  # fmt: skip
 
     def _try(self, function, *inputs):
         try:

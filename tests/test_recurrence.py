@@ -116,6 +116,10 @@ def test_no_crosstalk_between_environments(script, agent, batch):
     rest = [n for n in range(N) if n != 2]
     assert torch.equal(hidden[:, rest], moved[:, rest])
     assert not torch.equal(hidden[:, 2], moved[:, 2])
+    own = tuple(s.clone().requires_grad_() for s in state)
+    hidden = agent.get_states(obs.flatten(0, 1), own, dones.flatten())[0].view(T, N, -1)
+    for gradient in torch.autograd.grad(hidden[:, rest].sum(), own):
+        assert not gradient[:, 2].any()
 
     rewards, values, next_value = torch.randn(T, N), torch.randn(T, N), torch.randn(N)
     advantages, _ = script.gae(rewards, values, dones, next_value, torch.zeros(N), 0.9, 0.8)

@@ -187,12 +187,14 @@ def test_wandb_offline_with_the_real_library(monkeypatch):
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     flags = [*env_flags(script), *TINY, "--total-timesteps", "128", "--track", "--capture-video"]
+    flags += ["--wandb-project-name", "my-project", "--wandb-entity", "my-team"]
     command = [sys.executable, ROOT / os.path.basename(script.__file__), *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=170)
     assert done.returncode == 0, done.stderr
     (log,) = glob.glob("runs/*/wandb/offline-run-*/run-*.wandb")
     content = Path(log).read_bytes()
-    assert b"charts/SPS" in content and b"eval/success_rate" in content
+    for logged in (b"charts/SPS", b"eval/success_rate", b"my-project", b"my-team"):
+        assert logged in content
     assert glob.glob("runs/*/wandb/offline-run-*/files/media/videos/**/*.mp4", recursive=True)
     (path,) = glob.glob("runs/*/agent.pt")
     assert torch.load(path, weights_only=True)["wandb_run_id"] in log
