@@ -49,9 +49,9 @@ def test_script_imports_only_envs_of_the_project(name):
     assert imported & own == {"envs"}
 
 
-@pytest.mark.parametrize("name", (*SCRIPTS, "envs.py"))
-def test_importing_runs_nothing_and_is_small(name, tmp_path):
-    done = subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {name[:-3]}"],
+def test_importing_runs_nothing(tmp_path):
+    imports = "import envs, ppo_lstm_minigrid, ppo_lstm_cartpole_novel"
+    done = subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {imports}"],
                           cwd=tmp_path, capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0 and not done.stdout and not list(tmp_path.iterdir())
 

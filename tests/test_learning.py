@@ -30,7 +30,7 @@ def test_value_of_an_observation(probe):
 
 
 def test_discounting(probe):
-    agent, _ = train(CartPoleArgs(env_id="ProbeDiscounting-v0", total_timesteps=12_800, gamma=0.5, gae_lambda=0.5))
+    agent, _ = train(CartPoleArgs(env_id="ProbeDiscounting-v0", total_timesteps=9_600, gamma=0.5, gae_lambda=0.5))
     torch.testing.assert_close(values(agent, [0.0, 1.0]), torch.tensor([0.5, 1.0]), atol=0.05, rtol=0)
 
 
@@ -49,7 +49,7 @@ def test_recall_after_a_delay(probe):
 
 
 def test_memoryless_control_cannot_recall(probe):
-    args = CartPoleArgs(env_id="ProbeRecall-v0", total_timesteps=12_800, num_envs=16, memoryless=True, eval_episodes=200)
+    args = CartPoleArgs(env_id="ProbeRecall-v0", total_timesteps=6_400, num_envs=16, memoryless=True, eval_episodes=200)
     _, results = train(args)
     assert 0.3 < results["eval"]["ProbeRecall-v0"]["argmax"]["episodic_return"] < 0.7
 
