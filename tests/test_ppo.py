@@ -1,8 +1,8 @@
 """gae, ppo_loss, and what `train` makes of them: compared with slow, obvious counterparts, or with hand numbers."""
 
+import glob
 import math
 
-import gymnasium as gym
 import pytest
 import torch
 from probes import CartPoleArgs
@@ -201,8 +201,6 @@ def test_nan_reward_ends_the_run_and_spares_the_checkpoint(monkeypatch, probe, c
     flags = ["--env-id", "ProbeNanReward-v0", "--save-every", "1", "--total-timesteps", "2560", "--num-envs", "4"]
     assert script.main([*flags, "--num-steps", "32"]) == 1
     assert "not finite" in capsys.readouterr().err
-    import glob
-
     saved = glob.glob("runs/*/agent_*.pt")
     assert saved
     for path in saved:
@@ -214,8 +212,3 @@ def test_seed_reaches_everything(script, small):
     weights = [script.train(small(seed=seed), run_dir=f"run{i}")[0].state_dict() for i, seed in enumerate((1, 1, 2))]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
-
-
-def test_reward_threshold_is_success(script, small):
-    args = small()
-    assert (gym.registry[args.env_id].reward_threshold or 0) in (0, 475)
