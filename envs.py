@@ -314,6 +314,11 @@ class MemoryVectorEnv(GridVectorEnv):
         return {name: values[self.state] for name, values in self.table.variables.items()}
 
 
+def success_return(env_id: str) -> float:
+    """The return from which an episode is a success: the id's `reward_threshold`, or any positive one without it."""
+    return gym.registry[env_id].reward_threshold or 1e-9
+
+
 def start_weights(env_id: str) -> torch.Tensor | None:
     """The probability (K,) of each start of a Memory id, in the order of `options={"start": ...}`; None elsewhere.
 

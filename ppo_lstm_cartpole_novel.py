@@ -375,10 +375,10 @@ def evaluate(agent: Agent, args: Args, env_id: str, device) -> dict:
 
     Returns {"argmax": {...}, "sampled": {...}}, each with success_rate, episodic_return, episodic_length, episodes and
     exact. On Memory ids there is an episode from each start, weighted by its probability, so that argmax is exact.
-    Success is a return of the id's `reward_threshold`, or any positive one where the id has none.
+    Success is a return of at least `envs.success_return`.
     """
     results = {}
-    threshold = gym.registry[env_id].reward_threshold or 1e-9
+    threshold = task_envs.success_return(env_id)
     starts = task_envs.start_weights(env_id)
     for mode in ("argmax", "sampled"):
         options = None
@@ -619,7 +619,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         if ended.any():
             mean_return = ended_return[ended].mean().item()
             return_ema = mean_return if return_ema is None else 0.9 * return_ema + 0.1 * mean_return
-            threshold = gym.registry[args.env_id].reward_threshold or 1e-9
+            threshold = task_envs.success_return(args.env_id)
             metrics["charts/episodic_return"] = mean_return
             metrics["charts/episodic_return_ema"] = return_ema
             metrics["charts/episodic_length"] = ended_length[ended].mean().item()
