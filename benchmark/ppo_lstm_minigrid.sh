@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# MiniGrid over seeds, each row with its memoryless control; -h explains the options. The table is the one place where a
+# row's flags are written.
+#    bash benchmark/ppo_lstm_minigrid.sh -w 2 -g memory-s13 -s "1 2 3"
+
+script=ppo_lstm_minigrid.py
+ten="1 2 3 4 5 6 7 8 9 10"
+small="--hidden-size 8 --hidden-layer-size 16 --seq-len 8 --learning-rate 8e-4 --num-steps 1024 --num-envs 16"
+
+# row | environment | further flags | seeds | seeds of the memoryless control
+rows="
+memory-s7          | MiniGrid-MemoryS7-v0            | --total-timesteps 2000000                     | $ten | 1 2 3
+memory-s9          | MiniGrid-MemoryS9-v0            |                                               | $ten | 1 2 3
+memory-s13         | MiniGrid-MemoryS13-v0           | --eval-env-id MiniGrid-MemoryS17Random-v0     | $ten | 1 2 3
+memory-s17random   | MiniGrid-MemoryS17Random-v0     |                                               | $ten | 1 2 3
+small-memory-s13   | MiniGrid-MemoryS13-v0           | $small --total-steps 10000000                 | $ten |
+maze-s13           | MiniGrid-CustomMaze-S13-v0      |                                               | $ten | 1 2 3
+mazerandom-s15     | MiniGrid-CustomMazeRandom-S15-v0 |                                              | $ten | 1 2 3
+obstructedmaze-1dl | MiniGrid-ObstructedMaze-1Dl-v0  | --view-size 7                                 | $ten |
+"
+
+# shellcheck source=benchmark/run.sh
+. "$(dirname "${BASH_SOURCE[0]}")/run.sh"

@@ -1,0 +1,249 @@
+"""The tooling in benchmark/: launchers (with a stand-in for Python), statistics by hand, report, export."""
+
+import glob
+import json
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "benchmark"))
+
+import export
+import report
+
+LAUNCHERS = {"ppo_lstm_minigrid": "memory-s7", "ppo_lstm_cartpole_novel": "cartpole-novel"}
+
+# Stands in for `python script.py ...`: seed 1 finishes, 2 crashes, 3 waits for the signal that lets it save.
+FAKE = """#!/usr/bin/env bash
+while (($#)); do
+    case $1 in
+        --env-id) env=$2 ;; --exp-name) name=$2 ;; --seed) seed=$2 ;; --resume) resume=$2 ;;
+    esac
+    shift
+done
+run=${resume%/agent.pt}
+[[ $run ]] || { run=runs/${env}__${name}__${seed}__$(date +%s); mkdir "$run"; }
+[[ $seed != 2 ]] || { echo "the gradient is not finite"; exit 1; }
+if [[ $seed == 3 && ! $resume ]]; then
+    trap 'echo saved >>"$run/agent.pt"; exit 143' TERM
+    trap 'echo interrupted >"$run/agent.pt"; exit 130' INT
+    touch waiting
+    while true; do sleep 0.05; done
+fi
+touch "$run/agent.pt"
+echo '{"eval_only": false}' >"$run/results.json"
+echo "$env after 1 steps: fine"
+"""
+
+
+@pytest.fixture
+def launch():
+    """A launcher in this folder, with the stand-in."""
+    Path("fake").write_text(FAKE)
+    os.chmod("fake", 0o755)
+
+    def start(*flags, script="ppo_lstm_cartpole_novel"):
+        return subprocess.Popen(["bash", ROOT / "benchmark" / f"{script}.sh", *flags], text=True, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, env={**os.environ, "PYTHON": os.path.abspath("fake")},
+                                start_new_session=True)  # fmt: skip
+
+    return start
+
+
+# ------------------------------------------------------------------------------------------------------------------ launchers
+def test_launcher_runs_all_reports_the_crashed_and_skips_the_finished(launch):
+    flags = ("-w", "2", "-s", "1 2", "-g", "cartpole-novel*")
+    process = launch(*flags)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 1, out
+    assert out.count(" done ") == 2 and out.count(" FAILED ") == 2 and "the gradient is not finite" in out
+    assert "4 jobs: 2 finished, 2 failed" in out
+    assert "the gradient" in Path("runs/logs/cartpole-novel-memoryless__2.log").read_text()
+    (note,) = glob.glob("runs/*__cartpole-novel-memoryless__1__*/command.txt")
+    command = Path(note).read_text().strip().partition(": ")[2]
+    assert command == ("python ppo_lstm_cartpole_novel.py --env-id CartPoleNoVel-v0 --exp-name cartpole-novel-memoryless "
+                       "--seed 1 --memoryless")  # fmt: skip
+    process = launch(*flags)
+    out, _ = process.communicate(timeout=20)
+    assert out.count(" finished ") == 2 and out.count(" started ") == 2 and process.returncode == 1
+    assert len(glob.glob("runs/*__1__*")) == 2 and len(glob.glob("runs/abandoned/*__2__*")) == 2
+    process = launch("-s", "1", "-g", "cartpole-novel", "--", "--gamma", "0.5")  # it is finished, but with other flags
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 1 and "another command" in out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_launcher_stops_gracefully_locks_and_goes_on(launch, number):
+    first = launch("-s", "3", "-g", "cartpole-novel")
+    while not os.path.exists("waiting"):
+        time.sleep(0.05)
+    second = launch("-s", "3", "-g", "cartpole-novel")  # the job is taken
+    out, _ = second.communicate(timeout=20)
+    assert "1 in other launchers" in out and second.returncode == 0
+    os.killpg(first.pid, number)  # as a terminal's Ctrl-C does: the launcher and all that share its group
+    out, _ = first.communicate(timeout=20)
+    assert first.returncode == 143 and "1 stopped" in out
+    (path,) = glob.glob("runs/*/agent.pt")
+    assert Path(path).read_text() == "saved\n"  # one TERM, no INT
+    third = launch("-s", "3", "-g", "cartpole-novel")
+    out, _ = third.communicate(timeout=20)
+    assert third.returncode == 0 and " resumed " in out and len(glob.glob("runs/*__3__*")) == 1
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_every_row_of_the_launchers_parses(launch, name):
+    script = report.load_script(name)
+    listed, _ = launch("-l", "-s", "5", script=name).communicate(timeout=20)
+    jobs = [line.partition(": ")[2] for line in listed.splitlines()]
+    assert len(jobs) >= 2 and sum("--memoryless" in job for job in jobs) >= len(jobs) // 2 - 1
+    for job in jobs:
+        args, _ = script.parse(shlex.split(job))
+        assert args.env_id in job
+    one, _ = launch("-l", "-s", "5", "-j", "2", script=name).communicate(timeout=20)
+    assert one == listed.splitlines()[1] + "\n"
+    process = launch("-g", "nothing", script=name)
+    assert "matches no row" in process.communicate(timeout=20)[0] and process.returncode == 2
+
+
+# ----------------------------------------------------------------------------------------------------------------- statistics
+def test_steps_to_a_mark_that_is_held():
+    steps = [10, 20, 30, 40, 50]
+    assert report.steps_to_mark(steps, [0.1, 0.98, 0.5, 0.97, 1.0], 0.97) == 40  # 20 was not held
+    assert report.steps_to_mark(steps, [0.97] * 5, 0.97) == 10
+    assert report.steps_to_mark(steps, [1.0, 1.0, 1.0, 1.0, 0.96], 0.97) == math.inf
+    assert report.steps_to_mark(steps, [0.0, 0.0, 0.0, 0.0, 1.0], 1.0) == 50
+    assert report.steps_to_mark(steps, [1.0, math.nan, 1.0, 1.0, 1.0], 1.0) == 30
+    assert report.steps_to_mark([7], [float(np.float32(0.97))], 0.97) == 7
+    assert report.steps_to_mark([7], [499.99], 500.0) == math.inf
+    assert report.steps_to_mark([], [], 1.0) == math.inf
+
+
+def test_interquartile_mean():
+    assert report.iqm([0, 1, 2, 3, 4, 5, 6, 100]) == 3.5  # 2, 3, 4, 5
+    assert report.iqm([0, 1, 2, 3, 100]) == 2  # one off each end
+    assert report.iqm([1, 2, 9]) == 4  # three seeds: the mean
+    assert report.iqm([0, 0, 1, 2, 3, 4, 5, 6, 9, 9]) == 3.5  # two off each end of ten
+
+
+def test_interval_covers_and_is_stratified():
+    rng = np.random.default_rng(3)
+    samples = rng.normal(5.0, 1.0, size=(300, 10))
+    covered = [low <= 5.0 <= high for low, high in (report.interval([sample], 400) for sample in samples)]
+    assert 0.85 < np.mean(covered) < 0.97  # a percentile bootstrap of ten is somewhat narrow
+    assert report.interval([[0.3]]) is None
+    low, high = report.interval([np.zeros(4), np.ones(4)])  # tasks differ, seeds do not: nothing is uncertain
+    assert low == high == 0.5
+    low, high = report.interval([[0.0, 1.0]])
+    assert (low, high) == (0.0, 1.0)
+    low, high = report.interval([np.stack([np.arange(5.0), np.zeros(5)], axis=1)])  # at two points
+    assert low.shape == (2,) and low[0] < 2 < high[0] and low[1] == high[1] == 0
+
+
+# --------------------------------------------------------------------------------------------------------------------- report
+def make_run(row, seed, curve, script="ppo_lstm_minigrid", resumed=False, **changes):
+    """A run folder as the scripts write it, with an evaluation each 1,000 steps."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    args = {**vars(report.load_script(script).Args()), "exp_name": row, "seed": seed, **changes}
+    folder = f"runs/{args['env_id']}__{row}__{seed}__1{seed}"
+    writer = SummaryWriter(folder)
+    for i, value in enumerate(curve):
+        if resumed and i == 2:  # what was logged past the checkpoint counts no more
+            writer.add_scalar("eval/success_rate", 0.123, 1000 * (i + 1))
+            writer.close()
+            time.sleep(1.1)  # event files are told apart by the second
+            writer = SummaryWriter(folder, purge_step=1000 * i + 1)
+        for prefix in ("eval", "eval_sampled"):
+            for metric in report.METRICS:
+                writer.add_scalar(f"{prefix}/{metric}", value, 1000 * (i + 1))
+        writer.add_scalar("charts/SPS", 100.0, 1000 * (i + 1))
+    writer.close()
+    final = {"success_rate": curve[-1], "episodic_return": curve[-1], "episodic_length": 5.0, "episodes": 9, "exact": True}
+    results = {"env_id": args["env_id"], "seed": seed, "args": args, "global_step": 1000 * len(curve), "wall_seconds": 1e9,
+               "SPS": 100.0, "eval": {args["env_id"]: {"argmax": final, "sampled": final}}}  # fmt: skip
+    Path(folder, "results.json").write_text(json.dumps(results))
+    Path(folder, "command.txt").write_text("abc1234: python x\n")
+    return folder
+
+
+def test_report_from_run_folders_and_again_from_its_files():
+    for seed, curve in ((1, [0.5, 0.98, 0.5, 1.0]), (2, [0.5, 0.99, 1.0, 1.0]), (3, [0.5, 0.5, 0.5, 0.6])):
+        make_run("memory-s13", seed, curve, num_envs=64, resume="/home/someone/agent.pt", norm_adv=False, num_threads=1)
+    make_run("memory-s13-memoryless", 1, [0.5] * 4, num_envs=64, norm_adv=False, memoryless=True)
+    make_run("cartpole-novel", 1, [100.0, 480.0, 470.0, 490.0], script="ppo_lstm_cartpole_novel")
+    make_run("only-evaluated", 1, [1.0], eval_only=True)
+    os.makedirs("runs/unfinished")
+    assert report.main(["runs", "-o", "out"]) == 0
+    assert len(glob.glob("out/raw/*.json")) == 5 and all(os.path.getsize(p) < 5000 for p in glob.glob("out/raw/*"))
+    record = json.loads(Path("out/raw/memory-s13__1.json").read_text())
+    assert record["args"] == {"num_envs": 64, "norm_adv": False, "num_threads": 1} and record["commits"] == ["abc1234"]
+    assert record["steps_to_mark"] == {"0.97": 4000, "0.99": 4000, "1": 4000}
+    curve = record["curves"]["MiniGrid-MemoryS13-v0"]
+    assert curve["step"] == [1000, 2000, 3000, 4000] and curve["seconds"] == [10, 20, 30, 40]
+    assert curve["argmax/success_rate"] == [0.5, 0.98, 0.5, 1.0] and record["training_seconds"] == 40
+    text = Path("out/README.md").read_text()
+    assert "someone" not in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| memory-s13 |") and "python" in line)
+    assert "`python ppo_lstm_minigrid.py --num-threads 1 --num-envs 64 --no-norm-adv`" in row
+    assert "| 0.867 [0.600, 1.000] | 0.600 |" in row  # three seeds: the mean
+    assert "| 0.004 (0.002 to 0.004), 2/3 at 0.97 |" in row and row.endswith("| 0.500 (n = 1) |")
+    assert "| cartpole-novel | 475 | 1/1 | 0.004 | 0.004 to 0.004 | 0.7 |" in text
+    assert "| cartpole-novel | 500 | 0/1 | never | - | never |" in text
+    pictures = {p: Path(p).read_bytes() for p in glob.glob("out/*.png")}
+    assert len(pictures) == 2 and all(1000 < len(picture) < 300_000 for picture in pictures.values())
+    subprocess.run(["rm", "-r", "runs"], check=True)
+    assert report.main(["-o", "out"]) == 0  # the same, from the JSON files alone
+    assert Path("out/README.md").read_text() == text
+    assert all(Path(p).read_bytes() == picture for p, picture in pictures.items())
+
+
+def test_report_of_a_resumed_run_counts_nothing_twice():
+    folder = make_run("memory-s13", 1, [0.1, 0.2, 0.3, 0.4], resumed=True)
+    curve = report.read_run(folder)["curves"]["MiniGrid-MemoryS13-v0"]
+    assert curve["step"] == [1000, 2000, 3000, 4000] and curve["argmax/success_rate"] == [0.1, 0.2, 0.3, 0.4]
+
+
+def test_report_refuses_a_row_of_unequal_runs():
+    make_run("memory-s13", 1, [1.0])
+    make_run("memory-s13", 2, [1.0], gamma=0.5)
+    with pytest.raises(SystemExit, match=r"memory-s13 differ.*\n.*\n.*--gamma 0.5"):
+        report.main(["runs", "-o", "out"])
+    for path in ("out/raw/memory-s13__2.json", "runs/MiniGrid-MemoryS13-v0__memory-s13__2__12/results.json"):
+        os.remove(path)
+    make_run("memory-s13-memoryless", 1, [0.5], memoryless=True, gamma=0.5)
+    with pytest.raises(SystemExit, match="more than --memoryless"):
+        report.main(["runs", "-o", "out"])
+
+
+# --------------------------------------------------------------------------------------------------------------------- export
+def test_export(script, small, capsys):
+    run_dir = "runs/somewhere"
+    os.makedirs(run_dir)
+    _, results = script.train(small(wandb_entity="someone", exp_name="row", seed=3), run_dir=run_dir)
+    source, target = f"{run_dir}/agent.pt", "exported.pt"
+    with pytest.raises(SystemExit, match="--commit"):
+        export.main([source, target])
+    assert export.main([source, target, "--commit", "abc1234"]) == 0
+    exported = torch.load(target, weights_only=True)
+    assert {"format", "script", "args", "agent", "global_step", "results", "command", "commit"} == exported.keys()
+    assert exported["results"] == results["eval"] and exported["args"]["wandb_entity"] is None
+    assert "--hidden-size 8" in exported["command"] and exported["command"].endswith("--seed 3")
+    assert "row" not in exported["command"] and os.path.getsize(target) < os.path.getsize(source)
+    again, _ = script.parse(shlex.split(exported["command"])[2:])
+    wanted = script.Args(**exported["args"])
+    assert again == wanted
+    assert script.main(["--resume", target, "--eval-only"]) == 0
+    assert script.main(["--resume", target, "--total-timesteps", "640"]) == 2
+    os.remove(f"{run_dir}/results.json")
+    with pytest.raises(SystemExit, match=r"no results\.json"):
+        export.main([source, target, "--commit", "abc1234"])
