@@ -211,6 +211,10 @@ class Encoder(nn.Module):
         self.linear = layer_init(nn.Linear(len(bound), size)) if size else None
         self.out_features = size or len(bound)
 
+    def distinct(self, x):
+        """See ppo_lstm_minigrid.py: observations of real numbers hardly repeat, so x (B, D) as it is, and None."""
+        return x, None
+
     def forward(self, x):
         x = x * self.scale
         return x if self.linear is None else self.linear(x).relu()
@@ -277,7 +281,9 @@ class Agent(nn.Module):
         if self.memoryless:
             done = torch.ones_like(done)  # [L8]
         lstm = self.lstm
-        projected = nn.functional.linear(self.encoder(x), lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)  # [L4]
+        rows, index = self.encoder.distinct(x)
+        projected = nn.functional.linear(self.encoder(rows), lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)  # [L4]
+        projected = projected if index is None else projected.index_select(0, index)
         projected = projected.view(-1, *h.shape[:-1], projected.shape[-1])  # (T, N, 4H)
         keep = (1.0 - done).view(-1, h.shape[0], 1)
         hidden, h, c = lstm_recurrence(projected, lstm.weight_hh_l0, h, c, keep)
@@ -294,11 +300,9 @@ class Agent(nn.Module):
         The policy is the one that trains, random moves included; without `action` one is drawn from it.
         """
         hidden, lstm_state = self.get_states(x, lstm_state, done)
-        logprobs = self.actor(hidden).log_softmax(-1)
-        if self.rand_move_eps:  # [L7] log((1 - e) pi + e / A), in logarithms so that a certain pi stays finite
-            policy, uniform = 1 - self.rand_move_eps, self.rand_move_eps / logprobs.shape[-1]
-            logprobs = torch.logaddexp(logprobs + (math.log(policy) if policy else -math.inf),
-                                       logprobs.new_tensor(uniform).log())  # fmt: skip
+        logits, eps = self.actor(hidden), self.rand_move_eps
+        # [L7] the mixture is never near zero; without it only log_softmax keeps an all but certain policy finite
+        logprobs = ((1 - eps) * logits.softmax(-1) + eps / logits.shape[-1]).log() if eps else logits.log_softmax(-1)
         probs = logprobs.exp()
         if action is None:
             action = sample(probs)

@@ -215,8 +215,19 @@ class Encoder(nn.Module):
         weights = torch.tensor(([1.0] * 4 + [6.0] * 7 + [1.0] * 10) * cells + [1.0] * 4)
         self.register_buffer("weights", weights, persistent=False)
         self.one_hot_size = int(kinds.sum())
+        hash_weights = torch.rand(len(kinds), dtype=torch.double, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("hash_weights", hash_weights, persistent=False)
         self.linear = layer_init(nn.Linear(self.one_hot_size, size)) if size else None
         self.out_features = size or self.one_hot_size
+
+    def distinct(self, x):
+        """(B, D) -> the distinct rows of x and for each row of x the index (B,) of its own, or x and None where that does
+        not pay: thousands of observations show a hundred different views, and each needs to be encoded once only."""
+        if len(x) < 512 or x.is_cuda or torch.compiler.is_compiling():
+            return x, None
+        hashes, index = torch.unique(x.double() @ self.hash_weights, return_inverse=True)
+        rows = x[torch.empty_like(hashes, dtype=torch.long).scatter_(0, index, torch.arange(len(x)))]
+        return (rows, index) if torch.equal(rows[index], x) else (x, None)  # two views with one hash
 
     def forward(self, x):
         one_hot = torch.zeros(*x.shape[:-1], self.one_hot_size, device=x.device)
@@ -285,7 +296,9 @@ class Agent(nn.Module):
         if self.memoryless:
             done = torch.ones_like(done)  # [L8]
         lstm = self.lstm
-        projected = nn.functional.linear(self.encoder(x), lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)  # [L4]
+        rows, index = self.encoder.distinct(x)
+        projected = nn.functional.linear(self.encoder(rows), lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)  # [L4]
+        projected = projected if index is None else projected.index_select(0, index)
         projected = projected.view(-1, *h.shape[:-1], projected.shape[-1])  # (T, N, 4H)
         keep = (1.0 - done).view(-1, h.shape[0], 1)
         hidden, h, c = lstm_recurrence(projected, lstm.weight_hh_l0, h, c, keep)
@@ -302,11 +315,9 @@ class Agent(nn.Module):
         The policy is the one that trains, random moves included; without `action` one is drawn from it.
         """
         hidden, lstm_state = self.get_states(x, lstm_state, done)
-        logprobs = self.actor(hidden).log_softmax(-1)
-        if self.rand_move_eps:  # [L7] log((1 - e) pi + e / A), in logarithms so that a certain pi stays finite
-            policy, uniform = 1 - self.rand_move_eps, self.rand_move_eps / logprobs.shape[-1]
-            logprobs = torch.logaddexp(logprobs + (math.log(policy) if policy else -math.inf),
-                                       logprobs.new_tensor(uniform).log())  # fmt: skip
+        logits, eps = self.actor(hidden), self.rand_move_eps
+        # [L7] the mixture is never near zero; without it only log_softmax keeps an all but certain policy finite
+        logprobs = ((1 - eps) * logits.softmax(-1) + eps / logits.shape[-1]).log() if eps else logits.log_softmax(-1)
         probs = logprobs.exp()
         if action is None:
             action = sample(probs)

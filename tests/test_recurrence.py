@@ -83,6 +83,40 @@ def test_recurrence_is_torchs_lstm(script, agent, batch):
             torch.testing.assert_close(hidden[t, n], expected[0], rtol=1e-5, atol=1e-6)
 
 
+def test_encoding_each_distinct_observation_once_changes_nothing(script, agent, small, monkeypatch):
+    """Enough rows for `distinct` to take its way: outputs and gradients are those of encoding every row."""
+    args = small()
+    envs = script.make_envs(args, args.env_id, 64, "cpu")
+    next_obs, _ = envs.reset(seed=1)
+    obs = []
+    for _ in range(T):
+        obs.append(next_obs)
+        next_obs = envs.step(torch.randint(0, 2, (64,)))[0]
+    x, state, done = torch.cat(obs), (torch.randn(1, 64, 8), torch.randn(1, 64, 8)), (torch.rand(T * 64) < 0.3).float()
+    rows, index = agent.encoder.distinct(x)
+    if index is not None:
+        assert torch.equal(rows[index], x) and len(rows) == len(x.unique(dim=0)) < len(x)
+    weights = torch.randn(T * 64, 8)
+
+    def run():
+        agent.zero_grad()
+        hidden, _ = agent.get_states(x, state, done)
+        (hidden * weights).sum().backward()
+        return hidden.detach(), [p.grad.clone() for p in agent.parameters() if p.grad is not None]
+
+    fast = run()
+    monkeypatch.setattr(agent.encoder, "distinct", lambda x: (x, None))
+    torch.testing.assert_close(fast, run(), rtol=1e-4, atol=1e-4)
+
+
+def test_two_observations_with_one_hash_are_not_taken_for_one(agent):
+    if hasattr(agent.encoder, "hash_weights"):
+        agent.encoder.hash_weights.zero_()
+    x = torch.randint(0, 3, (600, 28)).to(torch.uint8)
+    rows, index = agent.encoder.distinct(x)
+    assert index is None and torch.equal(rows, x)
+
+
 def test_double_precision_gradient(script):
     torch.manual_seed(0)
     inputs = [torch.randn(s, dtype=torch.double, requires_grad=True) for s in ((4, 3, 8), (8, 2), (3, 2), (3, 2))]
