@@ -220,21 +220,51 @@ class Encoder(nn.Module):
         return x if self.linear is None else self.linear(x).relu()
 
 
-def lstm_recurrence(projected, weight_hh, h, c, keep):
+class LSTMRecurrence(torch.autograd.Function):
     """The sequential part of an LSTM that forgets at episode starts; torch.nn.LSTM's gate order (i, f, g, o).
 
-    projected (T, N, 4H): W_ih x + b_ih + b_hh of every step; weight_hh (4H, H); h, c (N, H): the state before the
-    first step; keep (T, N, 1): 0 where the step begins an episode, so that nothing passes into it, 1 elsewhere.
-    Returns the hidden states (T, N, H) and the last h and c (N, H).
+    apply(projected, weight_hh, h, c, keep): projected (T, N, 4H) is W_ih x + b_ih + b_hh of every step; weight_hh (4H, H);
+    h, c (N, H) the state before the first step; keep (T, N, 1) is 0 where the step begins an episode, so that nothing
+    passes into it, 1 elsewhere. Returns the hidden states (T, N, H) and the last h and c (N, H).
+
+    Back-propagation through time is written out: what does not depend on later steps is done for all steps at once, and
+    the loop is left with what must be sequential (Appleyard et al. 2016, for the forward pass). [L4]
     """
-    outputs = []
-    for gates, kept in zip(projected.unbind(0), keep.unbind(0), strict=True):
-        h, c = h * kept, c * kept  # [L1]
-        i, f, g, o = torch.addmm(gates, h, weight_hh.t()).chunk(4, 1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
-        outputs.append(h)
-    return torch.stack(outputs), h, c
+
+    @staticmethod
+    def forward(ctx, projected, weight_hh, h, c, keep):
+        history = []
+        for x, kept in zip(projected.unbind(0), keep.unbind(0), strict=True):
+            h, last_c = h * kept, c * kept  # [L1]
+            gates = torch.addmm(x, h, weight_hh.t())
+            i, f, g, o = gates.chunk(4, 1)
+            i.sigmoid_(), f.sigmoid_(), g.tanh_(), o.sigmoid_()
+            c = (f * last_c).addcmul_(i, g)
+            tanh_c, last_h = c.tanh(), h
+            h = o * tanh_c
+            history.append((gates, last_h, last_c, tanh_c, h))
+        gates, last_h, last_c, tanh_c, hidden = map(torch.stack, zip(*history, strict=True))
+        ctx.save_for_backward(gates, last_h, last_c, tanh_c, weight_hh, keep)
+        return hidden, h, c
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, d_hidden, dh, dc):
+        gates, last_h, last_c, tanh_c, weight_hh, keep = ctx.saved_tensors
+        i, f, g, o = gates.chunk(4, 2)
+        # how the input of i, f and g moves c, how that of o moves h; (T, N, 4, H)
+        by_sigmoid, by_tanh = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
+        d_gates = torch.stack((by_sigmoid(g, i), by_sigmoid(last_c, f), by_tanh(i, g), by_sigmoid(tanh_c, o)), 2)
+        h_by_c, c_by_last_c = by_tanh(o, tanh_c), f * keep
+        for d, h_c, c_c, kept, d_out in zip(*(x.unbind(0)[::-1] for x in (d_gates, h_by_c, c_by_last_c, keep, d_hidden)),
+                                            strict=True):  # fmt: skip
+            dh = dh + d_out
+            dc = torch.addcmul(dc, dh, h_c)
+            d[:, :3].mul_(dc[:, None])
+            d[:, 3].mul_(dh)
+            dh, dc = (d.flatten(1) @ weight_hh) * kept, dc * c_c
+        d_gates = d_gates.flatten(2)
+        return d_gates, d_gates.flatten(0, 1).t() @ last_h.flatten(0, 1), dh, dc, None
 
 
 def sample(probs, generator=None):
@@ -286,7 +316,7 @@ class Agent(nn.Module):
         projected = projected if index is None else projected.index_select(0, index)
         projected = projected.view(-1, *h.shape[:-1], projected.shape[-1])  # (T, N, 4H)
         keep = (1.0 - done).view(-1, h.shape[0], 1)
-        hidden, h, c = lstm_recurrence(projected, lstm.weight_hh_l0, h, c, keep)
+        hidden, h, c = LSTMRecurrence.apply(projected, lstm.weight_hh_l0, h, c, keep)
         return hidden.flatten(0, 1), (h[None], c[None])
 
     def get_value(self, x, lstm_state, done):

@@ -14,7 +14,7 @@ import ppo_lstm_minigrid
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("ppo_lstm_minigrid.py", "ppo_lstm_cartpole_novel.py")
 DIFFERENT = {"Args", "make_envs", "make_env", "Encoder"}
-SAME = {"FORMAT", "check_args", "layer_init", "lstm_recurrence", "sample", "Agent", "gae", "to_sequences", "ppo_loss",
+SAME = {"FORMAT", "check_args", "layer_init", "LSTMRecurrence", "sample", "Agent", "gae", "to_sequences", "ppo_loss",
         "evaluate", "save_checkpoint", "load_checkpoint", "load_agent", "train", "compiled", "Logger", "new_run_dir",
         "parse", "main"}  # fmt: skip
 

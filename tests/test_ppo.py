@@ -2,6 +2,7 @@
 
 import glob
 import math
+import types
 
 import pytest
 import torch
@@ -116,7 +117,7 @@ def test_state_is_zero_exactly_at_first_observations(monkeypatch, probe):
     import ppo_lstm_cartpole_novel as script
 
     seen = []
-    real_states, real_recurrence = script.Agent.get_states, script.lstm_recurrence
+    real_states, real_recurrence = script.Agent.get_states, script.LSTMRecurrence.apply
 
     def recurrence(projected, weight, h, c, keep):
         if len(keep) == 1:  # a step of the rollout
@@ -128,7 +129,7 @@ def test_state_is_zero_exactly_at_first_observations(monkeypatch, probe):
             seen.append((x[:, 0],))
         return real_states(self, x, state, done)
 
-    monkeypatch.setattr(script, "lstm_recurrence", recurrence)
+    monkeypatch.setattr(script, "LSTMRecurrence", types.SimpleNamespace(apply=recurrence))
     monkeypatch.setattr(script.Agent, "get_states", get_states)
     script.train(CartPoleArgs(env_id="ProbeCounter-v0", num_envs=3, num_steps=32, total_timesteps=192, seq_len=8))
     steps, states = (torch.stack(column) for column in zip(*[row for row in seen if len(row[0]) == 3], strict=True))

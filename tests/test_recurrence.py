@@ -117,11 +117,35 @@ def test_two_observations_with_one_hash_are_not_taken_for_one(agent):
     assert index is None and torch.equal(rows, x)
 
 
-def test_double_precision_gradient(script):
+def slow_recurrence(projected, weight_hh, h, c, keep):
+    """The equations of an LSTM, step by step, differentiated by autograd."""
+    hidden = []
+    for x, kept in zip(projected, keep, strict=True):
+        i, f, g, o = (x + (h * kept) @ weight_hh.T).chunk(4, 1)
+        c = f.sigmoid() * (c * kept) + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+        hidden.append(h)
+    return torch.stack(hidden), h, c
+
+
+@pytest.mark.parametrize("used", ["hidden", "h", "c", "all"])
+def test_back_propagation_through_time_is_autograds(script, used):
+    """Outputs and gradients, whichever of the three results a loss uses; and against finite differences."""
     torch.manual_seed(0)
     inputs = [torch.randn(s, dtype=torch.double, requires_grad=True) for s in ((4, 3, 8), (8, 2), (3, 2), (3, 2))]
     keep = (torch.rand(4, 3, 1) > 0.3).double()
-    assert torch.autograd.gradcheck(lambda *x: script.lstm_recurrence(*x, keep), inputs)
+
+    def outputs(function):
+        results = dict(zip(("hidden", "h", "c"), function(*inputs, keep), strict=True))
+        return list(results.values()) if used == "all" else [results[used]]
+
+    weights = [torch.randn_like(out) for out in outputs(slow_recurrence)]
+    fast, slow = (
+        (out, torch.autograd.grad(sum((o * w).sum() for o, w in zip(out, weights, strict=True)), inputs))
+        for out in map(outputs, (script.LSTMRecurrence.apply, slow_recurrence))
+    )
+    torch.testing.assert_close(fast, slow)
+    assert torch.autograd.gradcheck(lambda *x: script.LSTMRecurrence.apply(*x, keep), inputs)
 
 
 def test_nothing_passes_a_reset(agent, batch):
