@@ -97,7 +97,9 @@ forward() { # one signal to the run and never two: at a second one it would end 
 run_job() { # ROW ENV SEED FLAGS, in a subshell: make, continue or skip one run, and tell what became of it
     local row=$1 env=$2 seed=$3 log=runs/logs/$1__$3.log resume='' run='' before status flags command text
     child='' stopped='' forwarded=''
-    trap forward TERM
+    trap forward USR1 TERM
+    # Slurm sends its TERM to every process of a job, so the run has it already; slurm.sh asks with USR1
+    [[ -z ${SLURM_JOB_ID:-} ]] || trap 'stopped=1' TERM
     trap '' INT HUP
     read -ra flags <<<"$4"
     command=("$script" --env-id "$env" --exp-name "$row" --seed "$seed" "${flags[@]}" "${extra[@]}")
@@ -149,15 +151,16 @@ run_job() { # ROW ENV SEED FLAGS, in a subshell: make, continue or skip one run,
 }
 
 # shellcheck disable=SC2329  # the traps below call it
-stop() {
+stop() { # SIGNAL
     [[ -z $stopping ]] || return 0
     stopping=1
     echo "$(date +%T) stopping: the runs save and end"
-    ((${#pids[@]} == 0)) || kill -TERM "${pids[@]}" 2>/dev/null
+    [[ $1 == TERM && ${SLURM_JOB_ID:-} ]] || ((${#pids[@]} == 0)) || kill -USR1 "${pids[@]}" 2>/dev/null
 }
 
 stopping='' pids=()
-trap stop INT TERM HUP
+trap 'stop TERM' TERM
+trap 'stop USR1' USR1 INT HUP
 for job in "${jobs[@]}"; do
     while [[ -z $stopping ]] && (($(jobs -rp | wc -l) >= workers)); do wait -n; done
     [[ -z $stopping ]] || break

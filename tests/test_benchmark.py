@@ -14,12 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "benchmark"))
 
 import export
 import report
+import sweep
+import throughput
 
 LAUNCHERS = {"ppo_lstm_minigrid": "memory-s7", "ppo_lstm_cartpole_novel": "cartpole-novel"}
 
@@ -35,10 +38,12 @@ run=${resume%/agent.pt}
 [[ $run ]] || { run=runs/${env}__${name}__${seed}__$(date +%s); mkdir "$run"; }
 [[ $seed != 2 ]] || { echo "the gradient is not finite"; exit 1; }
 if [[ $seed == 3 && ! $resume ]]; then
-    trap 'echo saved >>"$run/agent.pt"; exit 143' TERM
-    trap 'echo interrupted >"$run/agent.pt"; exit 130' INT
+    trap 'echo saved >>"$run/agent.pt"' TERM
+    trap 'echo interrupted >>"$run/agent.pt"' INT
     touch waiting
-    while true; do sleep 0.05; done
+    while [[ ! -e $run/agent.pt ]]; do sleep 0.05; done
+    sleep 0.3 # would there be a second signal?
+    exit 143
 fi
 touch "$run/agent.pt"
 echo '{"eval_only": false}' >"$run/results.json"
@@ -113,6 +118,201 @@ def test_every_row_of_the_launchers_parses(launch, name):
     assert one == listed.splitlines()[1] + "\n"
     process = launch("-g", "nothing", script=name)
     assert "matches no row" in process.communicate(timeout=20)[0] and process.returncode == 2
+
+
+# ---------------------------------------------------------------------------------------------------------------------- Slurm
+@pytest.fixture
+def array_task(launch):
+    """slurm.sh as the array's task for seed 3, with the stand-in, and with an scontrol that notes what it is asked."""
+    os.mkdir("bin")
+    Path("bin/scontrol").write_text('#!/bin/sh\necho "$@" >>requeued\n')
+    os.chmod("bin/scontrol", 0o755)
+
+    def start(**slurm):
+        env = {"PATH": f"{os.path.abspath('bin')}:{os.environ['PATH']}", "PYTHON": os.path.abspath("fake"), **slurm}
+        command = ["bash", ROOT / "benchmark" / "slurm.sh", ROOT / "benchmark" / "ppo_lstm_cartpole_novel.sh"]
+        return subprocess.Popen([*command, "-s", "1 3", "-g", "cartpole-novel"], text=True, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, env={**os.environ, "SLURM_ARRAY_TASK_ID": "2", **env})  # fmt: skip
+
+    return start
+
+
+def processes_below(pid):
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(p for child in children for p in processes_below(int(child)))]
+
+
+@pytest.mark.parametrize("how", ["time limit", "preempted", "no Slurm"])
+def test_slurm_task_signals_the_run_once_and_goes_on(array_task, how):
+    slurm = {} if how == "no Slurm" else {"SLURM_JOB_ID": "77"}
+    task = array_task(**slurm)
+    while not os.path.exists("waiting"):
+        time.sleep(0.05)
+    if how == "time limit":
+        task.send_signal(signal.SIGUSR1)  # --signal=B: the batch shell alone
+    elif how == "preempted":
+        for pid in processes_below(task.pid):
+            os.kill(pid, signal.SIGTERM)
+    else:
+        task.terminate()
+    out, _ = task.communicate(timeout=20)
+    assert task.returncode == 143 and "1 stopped" in out, out
+    (path,) = glob.glob("runs/*__3__*/agent.pt")
+    assert Path(path).read_text() == "saved\n"  # one TERM, no INT
+    assert os.path.exists("requeued") == (how == "time limit")
+    task = array_task(**slurm)
+    out, _ = task.communicate(timeout=20)
+    assert task.returncode == 0 and " resumed " in out and "1 finished" in out and not glob.glob("runs/*__1__*")
+
+
+# ---------------------------------------------------------------------------------------------------------------------- sweeps
+@pytest.mark.parametrize("name", ["minigrid", "cartpole_novel"])
+def test_every_draw_of_a_sweep_parses_here_and_as_wandb_writes_it(name):
+    import tyro
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+    config = sweep.load(str(ROOT / "benchmark" / f"sweep_{name}.yaml"))
+    script = report.load_script(config["program"])
+    assert config["command"][-2:] == ["--track", "${args_no_boolean_flags}"]
+    drawn = [sweep.draw(config, index) for index in range(30)]
+    for draw in drawn:
+        here = tyro.cli(script.Args, args=sweep.flags(draw))
+        there = create_sweep_command_args({"args": {k: {"value": v} for k, v in draw.items()}})["args_no_boolean_flags"]
+        assert tyro.cli(script.Args, args=there) == here
+        for parameter, value in draw.items():
+            if parameter.startswith("no_"):
+                parameter, value = parameter[3:], not value
+            assert getattr(here, parameter) == value
+    for parameter, spec in config["parameters"].items():
+        values = [draw[parameter] for draw in drawn]
+        if "values" in spec:
+            assert set(values) == set(spec["values"])
+        elif "min" in spec:
+            assert spec["min"] <= min(values) < max(values) <= spec["max"] and type(values[0]) is type(spec["max"])
+    extremes = {k: [spec["value"]] if "value" in spec else spec.get("values") or [spec["min"], spec["max"]]
+                for k, spec in config["parameters"].items()}  # fmt: skip
+    smallest = {k: min(extremes[k]) for k in ("num_envs", "num_steps")} | {
+        k: max(extremes[k]) for k in ("seq_len", "num_minibatches", "total_timesteps")}  # fmt: skip
+    script.Args(**smallest)
+    metric = config["metric"]["name"].split("/")[1]
+    results = {"env_id": "x", "eval": {"x": {"argmax": {metric: 0.5}, "sampled": {metric: 0.1}}}}
+    assert sweep.score(config, results) == 0.5
+
+
+def test_local_sweep_runs_goes_on_and_prints_a_table(launch, monkeypatch, capfd):
+    config = {"program": "ppo_lstm_cartpole_novel.py", "method": "random", "metric": {"name": "eval/a", "goal": "maximize"},
+              "parameters": {"env_id": {"value": "E"}, "gamma": {"min": 0.5, "max": 0.9},
+                             "seed": {"values": [1, 3]}}}  # fmt: skip
+    Path("s.yaml").write_text(yaml.safe_dump(config))
+    results = '{"env_id": "E", "SPS": 1000.0, "args": {"eval_only": false}, "eval": {"E": {"argmax": {"a": 0.SEED}}}}'
+    stand_in = Path("fake").read_text().replace("""'{"eval_only": false}'""", f"'{results}'".replace("SEED", "'$seed'"))
+    Path("fake").write_text(stand_in)
+    monkeypatch.setenv("PYTHON", os.path.abspath("fake"))
+    seeds = [sweep.draw(config, index)["seed"] for index in range(4)]
+    assert {1, 3} == set(seeds)
+    arguments = ["s.yaml", "-n", "4", "-w", "4", "--", "--gae-lambda", "0.9"]
+    process = subprocess.Popen([sys.executable, ROOT / "benchmark" / "sweep.py", *arguments], text=True,
+                               stdout=subprocess.PIPE)  # fmt: skip
+    while len(glob.glob("runs/*/results.json")) < seeds.count(1) or not os.path.exists("waiting"):
+        time.sleep(0.05)
+    process.terminate()
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 143 and f"{seeds.count(3)} stopped" in out
+    assert f"{seeds.count(1)} of 4 draws have finished" in out
+    assert all(Path(path).read_text() == "saved\n" for path in glob.glob("runs/*__3__*/agent.pt"))
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert sweep.main(arguments) == 0
+    signal.signal(signal.SIGINT, before[0]), signal.signal(signal.SIGTERM, before[1])
+    out = capfd.readouterr().out
+    assert out.count(" finished ") >= seeds.count(1) and out.count(" resumed ") == seeds.count(3)
+    lines = out[out.index("draw ") :].splitlines()
+    scores = [float(line.split()[1]) for line in lines[1:-1]]
+    assert len(scores) == 4 and scores == sorted(scores, reverse=True) and lines[-1] == "4 of 4 draws have finished"
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"method": "bayes"}, "random only"), ({"metric": None}, "lacks metric"),
+    ({"parameters": {"env_id": {"value": "E"}, "gamma": {"min": "1e-3", "max": 1}}}, "gamma needs"),
+    ({"parameters": {"env_id": {"value": "E"}, "gamma": {"min": 0, "max": 1, "distribution": "q_normal"}}}, "q_normal"),
+])  # fmt: skip
+def test_sweep_file_that_cannot_be_run_here(changes, message):
+    config = {"program": "ppo_lstm_minigrid.py", "method": "random", "metric": {"name": "eval/success_rate"},
+              "parameters": {"env_id": {"value": "E"}}, **changes}  # fmt: skip
+    Path("s.yaml").write_text(yaml.safe_dump({k: v for k, v in config.items() if v}))
+    with pytest.raises(SystemExit, match=message):
+        sweep.main(["s.yaml", "--list"])
+
+
+def test_sweep_agents_share_the_gpus_and_are_signalled_once(tmp_path):
+    os.mkdir("benchmark")
+    Path("benchmark/run_sweep.sh").write_text((ROOT / "benchmark" / "run_sweep.sh").read_text())
+    Path("fake").write_text("""#!/usr/bin/env bash
+trap 'echo TERM; leaving=1' TERM
+trap 'echo INT' INT
+echo "gpu '$CUDA_VISIBLE_DEVICES' $*"
+while [[ ! $leaving ]]; do sleep 0.05; done
+sleep 0.3
+""")
+    os.chmod("fake", 0o755)
+    for gpus, logs in ((["-g", "0,1"], ["0_1", "0_2", "1_1", "1_2"]), ([], ["cpu_1", "cpu_2"])):
+        command = ["bash", "benchmark/run_sweep.sh", "-s", "me/it/abc", "-n", "2", *gpus]
+        process = subprocess.Popen(command, env={**os.environ, "PYTHON": os.path.abspath("fake")}, start_new_session=True)
+        paths = [Path(f"runs/logs/sweep_abc_{log}.log") for log in logs]
+        while not all(path.exists() and path.read_text() for path in paths):
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT if gpus else signal.SIGTERM)
+        assert process.wait(20) == 143
+        for path, log in zip(paths, logs, strict=True):
+            gpu = log[0] if gpus else ""
+            assert path.read_text() == f"gpu '{gpu}' -m wandb agent --forward-signals me/it/abc\nTERM\n"
+
+
+# ----------------------------------------------------------------------------------------------------------------- throughput
+def test_split_of_an_iterations_time_by_hand():
+    # two iterations of 4 steps each (say of 10 environments): a step takes 1 s, the policy 2 s before each, the update 7 s
+    calls = [(t, t + 1) for start in (2, 21) for t in range(start, start + 12, 3)]
+    spans = {"environment": calls, "backward": [(15, 18), (34, 37)], "optimizer": [(18, 19), (37, 38)]}
+    parts = throughput.split(spans, iterations=2, steps=80, seconds=38)
+    seconds = {name: value * 80 / 1e6 for name, value in parts.items()}
+    assert seconds == pytest.approx({"environment": 8, "rest of the rollout": 16, "update: forward and rest": 6,
+                                     "update: backward": 6, "update: optimizer": 2})  # fmt: skip
+    assert throughput.split({"environment": calls[:-1]}, 2, 80, 38) is None  # not called once a step
+    assert throughput.split({"environment": []}, 2, 80, 38) is None
+
+
+def test_ratio_of_the_comparison_is_that_of_the_medians():
+    rows = [{"name": side, "side": side, "SPS": speed, "first_step_seconds": 1, "first_iteration_seconds": 2, "memory_mb": 3}
+            for side, speed in (("ours", 10), ("sb3", 2), ("ours", 90), ("sb3", 4), ("ours", 20), ("sb3", 5))]  # fmt: skip
+    assert throughput.summary("vs", {"rows": rows})[-1] == "ratio of the medians: 5.00; of each pair: 5.00, 22.50, 4.00"
+
+
+def test_throughput_measures_training_and_keeps_other_parts(capfd):
+    kept = {"vs": {"rows": [{"side": "ours", "SPS": 2.0}, {"side": "sb3", "SPS": 1.0}]}}
+    Path("t.json").write_text(json.dumps(kept))
+    tiny = ["--num-envs", "8", "--num-steps", "32", "--hidden-size", "8", "--no-cuda"]
+    assert throughput.main(["--quick", "--only", "split", "--threads", "1", "-o", "t.json", "--", *tiny]) == 0
+    record = json.loads(Path("t.json").read_text())
+    assert record.keys() == {"vs", "split"} and os.path.getsize("t.png") > 1000
+    (row,) = record["split"]["rows"]
+    assert sum(row["split"].values()) == pytest.approx(1e6 / row["SPS"], rel=0.01)
+    assert len(row["split"]) == 5 and all(value > 0 for value in row["split"].values())
+    assert row["iterations"] >= 1 and 0.1 < row["first_step_seconds"] < row["first_iteration_seconds"] < 60
+    assert 50 < row["memory_mb"] < 4000 and row["threads"] == 1 and row["device"] == "cpu"
+    assert record["split"]["flags"].endswith(" ".join(tiny)) and record["split"]["machine"]["torch"]
+    assert "backward" in capfd.readouterr().out
+
+
+def test_a_measurement_that_fails_or_hangs_is_told(capfd):
+    arguments = ["--quick", "--only", "work", "--rounds", "1", "-o", "t.json"]
+    assert throughput.main([*arguments, "--limit", "0.2"]) == 1
+    assert "not done after 0.2 s" in capfd.readouterr().out
+    assert json.loads(Path("t.json").read_text())["work"]["rows"][0]["error"]
+
+
+def test_vector_environments_are_measured():
+    for kind in list(throughput.VECTOR_KINDS)[:1]:
+        spec = {"kind": kind, "num_envs": 2, "seconds": 0.1, "warmup": 0.05}
+        assert throughput.measure_vector(spec)["SPS"] > 10
 
 
 # ----------------------------------------------------------------------------------------------------------------- statistics
