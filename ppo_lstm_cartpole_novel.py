@@ -61,7 +61,7 @@ class Args:
     """use deterministic kernels where torch has them"""
     cuda: bool = True
     """use a GPU where there is one"""
-    num_threads: int = 2
+    num_threads: int = 1
     """CPU threads for torch; small networks are slower on many"""
     compile: bool = False
     """compile the update with torch.compile (about a minute at the start)"""
@@ -85,9 +85,9 @@ class Args:
     """an id with a flat Box observation and discrete actions"""
 
     # --- PPO
-    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 100_000
+    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 50_000
     """environment steps to train for, over all environments"""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Adam's step size"""
     num_envs: int = 8
     """environments stepped together (N)"""
@@ -135,7 +135,7 @@ class Args:
     """the control: zero the LSTM state before every step"""
 
     # --- evaluation
-    eval_every: int = 20
+    eval_every: int = 8
     """iterations between evaluations (0: only at the end)"""
     eval_env_id: tuple[str, ...] = ()
     """further ids to evaluate on"""
