@@ -182,7 +182,6 @@ def check_args(args) -> None:
             "needs at least two steps in a minibatch; take --no-norm-adv or fewer --num-minibatches")  # fmt: skip
     require("--total-timesteps", lambda v: v >= batch_size,
             f"must be at least one rollout, num_envs * num_steps = {batch_size}")  # fmt: skip
-    require("--cudagraphs", lambda v: not v or (args.cuda and torch.cuda.is_available()), "needs a GPU and --cuda")
     require("--eval-only", lambda v: not v or args.resume, "needs --resume CHECKPOINT")
 
 
@@ -827,6 +826,8 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
             raise task_envs.UsageError(f"--total-timesteps {args.total_timesteps} is reached by {path!r}; raise it, or add "
                                        "--eval-only")  # fmt: skip
 
+    if args.cudagraphs and not args.eval_only and not (args.cuda and torch.cuda.is_available()):
+        raise task_envs.UsageError("--cudagraphs needs a GPU and --cuda; leave it out")
     spaces = {}
     for env_id in (args.env_id, *args.eval_env_id):
         envs = make_envs(args, env_id, 1, "cpu")
