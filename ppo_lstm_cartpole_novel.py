@@ -61,7 +61,7 @@ class Args:
     """use deterministic kernels where torch has them"""
     cuda: bool = True
     """use a GPU where there is one"""
-    num_threads: int = 2
+    num_threads: int = 1
     """CPU threads for torch; small networks are slower on many"""
     compile: bool = False
     """compile the update with torch.compile (about a minute at the start)"""
@@ -85,9 +85,9 @@ class Args:
     """an id with a flat Box observation and discrete actions"""
 
     # --- PPO
-    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 100_000
+    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 50_000
     """environment steps to train for, over all environments"""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Adam's step size"""
     num_envs: int = 8
     """environments stepped together (N)"""
@@ -135,7 +135,7 @@ class Args:
     """the control: zero the LSTM state before every step"""
 
     # --- evaluation
-    eval_every: int = 20
+    eval_every: int = 8
     """iterations between evaluations (0: only at the end)"""
     eval_env_id: tuple[str, ...] = ()
     """further ids to evaluate on"""
@@ -179,7 +179,6 @@ def check_args(args) -> None:
             "needs at least two steps in a minibatch; take --no-norm-adv or fewer --num-minibatches")  # fmt: skip
     require("--total-timesteps", lambda v: v >= batch_size,
             f"must be at least one rollout, num_envs * num_steps = {batch_size}")  # fmt: skip
-    require("--cudagraphs", lambda v: not v or (args.cuda and torch.cuda.is_available()), "needs a GPU and --cuda")
     require("--eval-only", lambda v: not v or args.resume, "needs --resume CHECKPOINT")
 
 
@@ -812,6 +811,8 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
             raise task_envs.UsageError(f"--total-timesteps {args.total_timesteps} is reached by {path!r}; raise it, or add "
                                        "--eval-only")  # fmt: skip
 
+    if args.cudagraphs and not args.eval_only and not (args.cuda and torch.cuda.is_available()):
+        raise task_envs.UsageError("--cudagraphs needs a GPU and --cuda; leave it out")
     spaces = {}
     for env_id in (args.env_id, *args.eval_env_id):
         envs = make_envs(args, env_id, 1, "cpu")

@@ -62,7 +62,7 @@ class Args:
     """use deterministic kernels where torch has them"""
     cuda: bool = True
     """use a GPU where there is one"""
-    num_threads: int = 2
+    num_threads: int = 1
     """CPU threads for torch; small networks are slower on many"""
     compile: bool = False
     """compile the update with torch.compile (about a minute at the start)"""
@@ -88,15 +88,15 @@ class Args:
     """side of the square of cells that the agent sees, odd; 0 is the whole grid"""
 
     # --- PPO
-    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 4_000_000
+    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 5_000_000
     """environment steps to train for, over all environments"""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2.5e-3
     """Adam's step size"""
-    num_envs: int = 256
+    num_envs: int = 128
     """environments stepped together (N)"""
     num_steps: int = 64
     """steps of each environment per rollout (T)"""
-    anneal_lr: bool = False
+    anneal_lr: bool = True
     """let the learning rate fall linearly to zero"""
     gamma: float = 0.999
     """discount per step"""
@@ -126,7 +126,7 @@ class Args:
     """share of uniformly random moves mixed into the policy while training"""
 
     # --- LSTM
-    seq_len: int = 32
+    seq_len: int = 16
     """steps of truncated back-propagation through time (L); divides num_steps"""
     encoder_size: int = 32
     """units of the layer before the LSTM (0: none)"""
@@ -182,7 +182,6 @@ def check_args(args) -> None:
             "needs at least two steps in a minibatch; take --no-norm-adv or fewer --num-minibatches")  # fmt: skip
     require("--total-timesteps", lambda v: v >= batch_size,
             f"must be at least one rollout, num_envs * num_steps = {batch_size}")  # fmt: skip
-    require("--cudagraphs", lambda v: not v or (args.cuda and torch.cuda.is_available()), "needs a GPU and --cuda")
     require("--eval-only", lambda v: not v or args.resume, "needs --resume CHECKPOINT")
 
 
@@ -827,6 +826,8 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
             raise task_envs.UsageError(f"--total-timesteps {args.total_timesteps} is reached by {path!r}; raise it, or add "
                                        "--eval-only")  # fmt: skip
 
+    if args.cudagraphs and not args.eval_only and not (args.cuda and torch.cuda.is_available()):
+        raise task_envs.UsageError("--cudagraphs needs a GPU and --cuda; leave it out")
     spaces = {}
     for env_id in (args.env_id, *args.eval_env_id):
         envs = make_envs(args, env_id, 1, "cpu")

@@ -9,10 +9,10 @@ small="--hidden-size 8 --hidden-layer-size 16 --seq-len 8 --learning-rate 8e-4 -
 
 # row | environment | further flags | seeds | seeds of the memoryless control
 rows="
-memory-s7          | MiniGrid-MemoryS7-v0            | --total-timesteps 2000000                     | $ten | 1 2 3
-memory-s9          | MiniGrid-MemoryS9-v0            |                                               | $ten | 1 2 3
 memory-s13         | MiniGrid-MemoryS13-v0           | --eval-env-id MiniGrid-MemoryS17Random-v0     | $ten | 1 2 3
-memory-s17random   | MiniGrid-MemoryS17Random-v0     |                                               | $ten | 1 2 3
+memory-s9          | MiniGrid-MemoryS9-v0            | --total-timesteps 1500000 --eval-every 4      | $ten | 1 2 3
+memory-s7          | MiniGrid-MemoryS7-v0            | --total-timesteps 1000000 --eval-every 4      | $ten | 1 2 3
+memory-s17random   | MiniGrid-MemoryS17Random-v0     |                                               | 1 2 3 4 5 | 1 2 3
 small-memory-s13   | MiniGrid-MemoryS13-v0           | $small --total-steps 10000000                 | $ten |
 maze-s13           | MiniGrid-CustomMaze-S13-v0      |                                               | $ten | 1 2 3
 mazerandom-s15     | MiniGrid-CustomMazeRandom-S15-v0 |                                              | $ten | 1 2 3
