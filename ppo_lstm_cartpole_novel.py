@@ -807,9 +807,10 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
                 raise task_envs.UsageError(f"{flag} {given} differs from the checkpoint's {before}; leave it out, or start "
                                            "a new run without --resume")  # fmt: skip
         batch_size = args.num_envs * args.num_steps
-        if not args.eval_only and checkpoint["global_step"] + batch_size > args.total_timesteps:
-            raise task_envs.UsageError(f"--total-timesteps {args.total_timesteps} is reached by {path!r}; raise it, or add "
-                                       "--eval-only")  # fmt: skip
+        ended = os.path.exists(os.path.join(os.path.dirname(path), "results.json"))  # else its evaluation is still to come
+        if ended and not args.eval_only and checkpoint["global_step"] + batch_size > args.total_timesteps:
+            remedy = "its learning rate ends there, so add" if args.anneal_lr else "raise it, or add"
+            raise task_envs.UsageError(f"--total-timesteps {args.total_timesteps} is reached by {path!r}; {remedy} --eval-only")
 
     if args.cudagraphs and not args.eval_only and not (args.cuda and torch.cuda.is_available()):
         raise task_envs.UsageError("--cudagraphs needs a GPU and --cuda; leave it out")

@@ -121,7 +121,7 @@ class Subject:
     script: object  # module
     args: object  # the script's Args, with env_id set to the environment to show
     agent: torch.nn.Module
-    untrained: torch.nn.Module  # the same network before training
+    untrained: torch.nn.Module  # a network of the same shape, not trained
     about: dict  # for the page and analysis.json
 
 
@@ -133,7 +133,6 @@ def load_subject(args: Args) -> Subject:
         raise UsageError(f"{args.checkpoint!r} is not a checkpoint")
     script = load_script(str(checkpoint["script"]), args.script)
     try:
-        saved = {**saved, "cudagraphs": False} if "cudagraphs" in saved else saved  # refused where there is no GPU
         trained = script.Args(**saved)
     except TypeError as error:
         raise UsageError(f"{args.checkpoint!r} has other arguments than {script.__file__}: {one_line(error)}") from error

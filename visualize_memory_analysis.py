@@ -2,7 +2,7 @@
 
 1. A linear probe reads a task variable (the cue, a position, a velocity) from the agent's state. Its score against the
    time since that variable was in view says for how long it is kept. Beside it the same probe on the observation alone,
-   on the states of the same network before training (what a probe reads from any LSTM is not yet learned), and on both
+   on the states of an untrained network of the same shape (what a probe reads from any LSTM is not yet learned), and on both
    with noise added, as large as each unit's own spread (what is kept only in the last digits is no use to anybody).
 2. A probe on each unit alone says which units carry it.
 3. Zeroing those units while the agent plays says whether it is used.
@@ -202,6 +202,8 @@ def cross_validated(X: np.ndarray, target: Target, fold: np.ndarray) -> np.ndarr
     prediction = np.zeros_like(target.values)
     for k in np.unique(fold):
         train = (fold != k) & (target.lag >= 0)
+        if not train.any():  # never in view: nothing to learn from
+            continue
         mean, deviation, offset = X[train].mean(0), X[train].std(0), target.values[train].mean(0)
         Z = (X - mean) / np.where(deviation > 1e-8, deviation, np.inf)  # what never varies in training says nothing
         gram = Z[train].T @ Z[train] + RIDGE * train.sum() * np.eye(X.shape[1])

@@ -34,7 +34,6 @@ shift $((OPTIND - 1))
 extra=("$@")
 python=${PYTHON:-python}
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-commit=$(git -C "$repository" describe --always --dirty --exclude '*' 2>/dev/null || echo unknown)
 for count in "$workers" "$threads" "${number:-1}"; do
     [[ $count =~ ^[1-9][0-9]*$ ]] || { echo "error: -w, -t and -j take a number from 1, got '$count'" >&2; exit 2; }
 done
@@ -95,11 +94,12 @@ forward() { # one signal to the run and never two: at a second one it would end 
 }
 
 run_job() { # ROW ENV SEED FLAGS, in a subshell: make, continue or skip one run, and tell what became of it
-    local row=$1 env=$2 seed=$3 log=runs/logs/$1__$3.log resume='' run='' before status flags command text
+    local row=$1 env=$2 seed=$3 log=runs/logs/$1__$3.log resume='' run='' before status flags command text commit
+    commit=$(git -C "$repository" describe --always --dirty --exclude '*' 2>/dev/null || echo unknown)
     child='' stopped='' forwarded=''
     trap forward USR1 TERM
     # Slurm sends its TERM to every process of a job, so the run has it already; slurm.sh asks with USR1
-    [[ -z ${SLURM_JOB_ID:-} ]] || trap 'stopped=1' TERM
+    [[ -z ${TERM_REACHES_ALL:-} ]] || trap 'stopped=1' TERM
     trap '' INT HUP
     read -ra flags <<<"$4"
     command=("$script" --env-id "$env" --exp-name "$row" --seed "$seed" "${flags[@]}" "${extra[@]}")
@@ -138,7 +138,10 @@ run_job() { # ROW ENV SEED FLAGS, in a subshell: make, continue or skip one run,
         wait "$child"
         status=$?
     done
-    for run in runs/"${env}__${row}__${seed}__"*; do :; done # the newest
+    run=${resume%/*}
+    if [[ -z $run ]]; then
+        for run in runs/"${env}__${row}__${seed}__"*; do :; done # the newest
+    fi
     ((status == 2)) || [[ -z $run ]] || echo "$commit: $text" >>"$run/command.txt"
     if ((status == 0)); then
         tell "done" "$row" "$seed" "$(grep "^$env after" "$log" | tail -n 1)"
@@ -155,7 +158,7 @@ stop() { # SIGNAL
     [[ -z $stopping ]] || return 0
     stopping=1
     echo "$(date +%T) stopping: the runs save and end"
-    [[ $1 == TERM && ${SLURM_JOB_ID:-} ]] || ((${#pids[@]} == 0)) || kill -USR1 "${pids[@]}" 2>/dev/null
+    [[ $1 == TERM && ${TERM_REACHES_ALL:-} ]] || ((${#pids[@]} == 0)) || kill -USR1 "${pids[@]}" 2>/dev/null
 }
 
 stopping='' pids=()

@@ -18,6 +18,7 @@
 # job is preempted or cancelled, Slurm's TERM comes to every process, to the run too, and nothing is passed on.
 launcher=${1:?the launcher is missing, for example benchmark/ppo_lstm_minigrid.sh}
 shift
+[[ -z ${SLURM_JOB_ID:-} ]] || export TERM_REACHES_ALL=1
 child='' told='' near_limit=''
 # shellcheck disable=SC2329  # the traps below call it
 tell() { # the launcher, once
@@ -26,7 +27,7 @@ tell() { # the launcher, once
     [[ -z $child ]] || kill -USR1 "$child" 2>/dev/null
 }
 trap 'near_limit=1; tell' USR1
-trap '[[ ${SLURM_JOB_ID:-} ]] || tell' TERM
+trap '[[ ${TERM_REACHES_ALL:-} ]] || tell' TERM
 
 bash "$launcher" -t "${SLURM_CPUS_PER_TASK:-1}" -j "${SLURM_ARRAY_TASK_ID:?submit it with --array}" "$@" &
 child=$!

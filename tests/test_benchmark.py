@@ -386,7 +386,8 @@ def test_report_from_run_folders_and_again_from_its_files():
     assert report.main(["runs", "-o", "out"]) == 0
     assert len(glob.glob("out/raw/*.json")) == 5 and all(os.path.getsize(p) < 5000 for p in glob.glob("out/raw/*"))
     record = json.loads(Path("out/raw/memory-s13__1.json").read_text())
-    assert record["args"] == {"num_envs": 64, "norm_adv": False, "num_threads": 1} and record["commits"] == ["abc1234"]
+    assert record["args"].items() >= {"num_envs": 64, "norm_adv": False, "num_threads": 1, "gamma": 0.999}.items()
+    assert record["commits"] == ["abc1234"]
     assert record["steps_to_mark"] == {"0.97": 4000, "0.99": 4000, "1": 4000}
     curve = record["curves"]["MiniGrid-MemoryS13-v0"]
     assert curve["step"] == [1000, 2000, 3000, 4000] and curve["seconds"] == [10, 20, 30, 40]
@@ -416,7 +417,7 @@ def test_report_of_a_resumed_run_counts_nothing_twice():
 def test_report_refuses_a_row_of_unequal_runs():
     make_run("memory-s13", 1, [1.0])
     make_run("memory-s13", 2, [1.0], gamma=0.5)
-    with pytest.raises(SystemExit, match=r"memory-s13 differ.*\n.*\n.*--gamma 0.5"):
+    with pytest.raises(SystemExit, match="memory-s13 differ.*--gamma"):
         report.main(["runs", "-o", "out"])
     for path in ("out/raw/memory-s13__2.json", "runs/MiniGrid-MemoryS13-v0__memory-s13__2__12/results.json"):
         os.remove(path)

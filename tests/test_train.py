@@ -69,6 +69,16 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(script):
     assert a["eval"] == b["eval"] and a["global_step"] == b["global_step"] == 448
 
 
+def test_a_run_killed_before_its_last_evaluation_gets_its_results(script):
+    flags = [*env_flags(script), *TINY, "--total-timesteps", "128"]
+    assert script.main(flags) == 0
+    (run,) = map(Path, glob.glob("runs/*"))
+    before = json.loads((run / "results.json").read_text())["eval"]
+    (run / "results.json").unlink()
+    assert script.main(["--resume", str(run / "agent.pt")]) == 0
+    assert json.loads((run / "results.json").read_text())["eval"] == before
+
+
 def test_resume_of_gymnasiums_vector_environment_starts_episodes_anew(capsys):
     import ppo_lstm_minigrid as script
 
