@@ -395,7 +395,7 @@ def test_report_from_run_folders_and_again_from_its_files():
     text = Path("out/README.md").read_text()
     assert "someone" not in text
     (row,) = (line for line in text.splitlines() if line.startswith("| memory-s13 |") and "python" in line)
-    assert "`python ppo_lstm_minigrid.py --num-threads 1 --num-envs 64 --no-norm-adv`" in row
+    assert "`python ppo_lstm_minigrid.py --num-envs 64 --no-norm-adv`" in row
     assert "| 0.867 [0.600, 1.000] | 0.600 |" in row  # three seeds: the mean
     assert "| 0.004 (0.002 to 0.004), 2/3 at 0.97 |" in row and row.endswith("| 0.500 (n = 1) |")
     assert "| cartpole-novel | 475 | 1/1 | 0.004 | 0.004 to 0.004 | 0.7 |" in text
@@ -417,7 +417,7 @@ def test_report_of_a_resumed_run_counts_nothing_twice():
 def test_report_refuses_a_row_of_unequal_runs():
     make_run("memory-s13", 1, [1.0])
     make_run("memory-s13", 2, [1.0], gamma=0.5)
-    with pytest.raises(SystemExit, match="memory-s13 differ.*--gamma"):
+    with pytest.raises(SystemExit, match=r"memory-s13 differ.*--gamma"):
         report.main(["runs", "-o", "out"])
     for path in ("out/raw/memory-s13__2.json", "runs/MiniGrid-MemoryS13-v0__memory-s13__2__12/results.json"):
         os.remove(path)
