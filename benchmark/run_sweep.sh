@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Agents for a W&B sweep on this machine; -h explains the options.
 #    wandb sweep --project ppo-lstm benchmark/sweep_minigrid.yaml          # prints SWEEP_ID
-#    bash benchmark/run_sweep.sh -s SWEEP_ID -g 0,1 -n 4
+#    bash benchmark/run_sweep.sh -s ENTITY/PROJECT/SWEEP_ID -g 0,1 -n 4
 usage() {
     cat <<'END'
 usage: benchmark/run_sweep.sh -s SWEEP_ID [-g GPUS] [-n AGENTS] [-c COUNT]

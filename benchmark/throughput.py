@@ -7,7 +7,7 @@
 
 Parts:  work     training steps/s of one fixed piece of work (WORK below), several times
         split    the same work's time: environment, rest of the rollout, update
-        scaling  the same over num_envs, seq_len, hidden_size and threads, one flag changed at a time
+        scaling  the same over num_envs (at most MOST_STEPS a rollout), seq_len, hidden_size, threads, one at a time
         vs       the same work in another library, alternating with ours, and the ratio of the medians
         vector   gymnasium's SyncVectorEnv and AsyncVectorEnv on a task that has no batched form
 
