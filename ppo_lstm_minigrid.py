@@ -3,8 +3,8 @@
     python ppo_lstm_minigrid.py --env-id MiniGrid-MemoryS13-v0 --track
 
 The agent sees 3x3 cells. It passes a cue (key or ball), walks a corridor, and must turn to the matching object at the
-fork. Without memory it is right half of the time; the defaults are right from every start
-(exact success 1.0) after 4 M steps, 6 minutes on two CPU cores.
+fork. Without memory it is right half of the time; with the defaults it is right from every start (exact success 1.0) after
+0.8 to 4.5 M of 5 M steps, ten seeds of ten, some six minutes on a CPU core.
 
 Read it top to bottom: Args, environments, agent, `gae`, `ppo_loss`, `evaluate`, `train`. `train` is the algorithm.
 
