@@ -299,10 +299,11 @@ def test_the_whole_analysis(shown):
     hidden, bare = ({s["from"]: s for s in cue["by_lag"][kind]} for kind in ("hidden", "observation"))
     assert hidden[8]["low"] > bare[8]["high"] and hidden[8]["episodes"] > 30
     assert hidden[-1]["low"] < 0.6 < 0.9 < hidden[8]["low"]  # before the cue was seen nobody knows it
-    assert cue["at_fork"]["hidden"]["value"] > 0.95 and cue["at_fork"]["observation"]["value"] < 0.7
+    assert cue["at_fork"]["cell"]["value"] > 0.95 and cue["at_fork"]["observation"]["value"] < 0.7
     assert sorted(result["units"]["ranking"]) == list(range(32)) and len(result["units"]["R2"]["cue"]) == 32
     rates = {(v["units"], v["zeroed"]): v["success_rate"] for v in result["intervention"]["variants"]}
-    assert rates["none", 0]["low"] > 0.8 > rates["all", 32]["value"]
+    assert rates["none", 0]["low"] > 0.8 > rates["best", 16]["high"]  # with all units zeroed this agent looks again
+    assert rates["none", 0]["low"] > rates["all", 32]["high"]
     assert rates["best", 20]["high"] < rates["random", 20]["value"]
     picture = np.asarray(Image.open(shown / "analysis.png"))
     assert picture.shape[1] > 1000 and picture.std() > 10
