@@ -82,7 +82,7 @@ def test_a_run_killed_before_its_last_evaluation_gets_its_results(script):
 def test_resume_of_gymnasiums_vector_environment_starts_episodes_anew(capsys):
     import ppo_lstm_minigrid as script
 
-    flags = ["--env-id", "MiniGrid-ObstructedMaze-1Dl-v0", *TINY, "--total-timesteps", "64"]
+    flags = ["--env-id", "MiniGrid-ObstructedMaze-1Dl-v0", *TINY, "--no-anneal-lr", "--total-timesteps", "64"]
     assert script.main(flags) == 0
     path = glob.glob("runs/*/agent.pt")[0]
     assert script.main(["--resume", path, "--total-timesteps", "128"]) == 0
