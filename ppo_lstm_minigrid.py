@@ -4,7 +4,7 @@
 
 The agent sees 3x3 cells. It passes a cue (key or ball), walks a corridor, and must turn to the matching object at the
 fork. Without memory it is right half of the time; with the defaults it is right from every start (exact success 1.0) after
-0.8 to 4.5 M of 5 M steps, ten seeds of ten, some six minutes on a CPU core.
+0.8 to 4.5 M of 5 M steps, ten seeds of ten, five to nine minutes on a busy CPU core.
 
 Read it top to bottom: Args, environments, agent, `gae`, `ppo_loss`, `evaluate`, `train`. `train` is the algorithm.
 
@@ -224,6 +224,7 @@ class Encoder(nn.Module):
         not pay: thousands of observations show a hundred different views, and each needs to be encoded once only."""
         if len(x) < 512 or x.is_cuda or torch.compiler.is_compiling():
             return x, None
+        # equal rows have equal random sums (one that rounds otherwise is encoded twice, no more)
         hashes, index = torch.unique(x.double() @ self.hash_weights, return_inverse=True)
         rows = x[torch.empty_like(hashes, dtype=torch.long).scatter_(0, index, torch.arange(len(x)))]
         return (rows, index) if torch.equal(rows[index], x) else (x, None)  # two views with one hash
