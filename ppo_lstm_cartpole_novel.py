@@ -29,12 +29,15 @@ What the LSTM adds to PPO (the comments below cite these):
 """
 
 import argparse
+import atexit
+import io
 import json
 import math
 import os
 import signal
 import sys
 import time
+import traceback
 import warnings
 import zipfile
 from dataclasses import asdict, dataclass, fields
@@ -435,6 +438,8 @@ def evaluate(agent: Agent, args: Args, env_id: str, device) -> dict:
             next_done = (terminated | truncated).float()
             playing &= ~(terminated | truncated)
         envs.close()
+        if not returns.isfinite().all():
+            raise FloatingPointError(f"an evaluation episode of {env_id} has a return that is not finite")
         weights = weights.to(device)
         results[mode] = {
             "success_rate": min(1.0, ((returns >= threshold) * weights).sum().item()),
@@ -446,13 +451,24 @@ def evaluate(agent: Agent, args: Args, env_id: str, device) -> dict:
     return results
 
 
+def write_file(path: str, content: bytes) -> None:
+    """Write the file whole or not at all: under a temporary name, flushed to disk, then renamed. Raises OSError."""
+    try:
+        with open(path + ".tmp", "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(path + ".tmp", path)
+    except OSError:
+        if os.path.exists(path + ".tmp"):
+            os.remove(path + ".tmp")  # a full disk needs the room
+        raise
+
+
 def save_checkpoint(path: str, checkpoint: dict) -> None:
-    """Write `checkpoint` whole or not at all: a temporary name, flushed to disk, then renamed."""
-    with open(path + ".tmp", "wb") as file:
-        torch.save(checkpoint, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(path + ".tmp", path)
+    buffer = io.BytesIO()  # torch.save itself, on a full disk, may raise anything
+    torch.save(checkpoint, buffer)
+    write_file(path, buffer.getvalue())
 
 
 def load_checkpoint(path: str) -> dict:
@@ -462,9 +478,10 @@ def load_checkpoint(path: str) -> dict:
     try:
         damaged = zipfile.ZipFile(path).testzip()  # torch.load does not check the sums that the file carries
         checkpoint = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+        known = isinstance(checkpoint["format"], int) and {"script", "args", "agent"} <= checkpoint.keys()
     except Exception:  # zipfile and torch raise many kinds for a file that is not theirs
-        checkpoint = None
-    if not isinstance(checkpoint, dict) or not {"format", "script", "args", "agent"} <= checkpoint.keys():
+        known = False
+    if not known:
         raise task_envs.UsageError(f"--resume: {path!r} is damaged or not a checkpoint; take an older agent_<step>.pt")
     if checkpoint["format"] > FORMAT:
         raise task_envs.UsageError(f"--resume: {path!r} was written by a newer version; update the script")
@@ -486,7 +503,8 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
 
     Everything is written to `run_dir` (a new folder under runs/ by default). An element in `stop`, which a signal
     handler may put there, ends training after the iteration with a checkpoint.
-    Raises FloatingPointError, before anything is saved, if the gradient is not finite.
+    Raises FloatingPointError, before anything is saved, if a gradient or an evaluation's return is not finite, and
+    OSError where a checkpoint cannot be written.
     """
     # ---- SETUP
     started = time.time()
@@ -533,20 +551,21 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         else:
             print("the episodes in progress cannot be saved for this environment: they start anew")
             next_obs, _ = envs.reset()
-        train_seconds, return_ema = checkpoint["train_seconds"], checkpoint["return_ema"]
+        train_seconds, return_ema, results = (checkpoint[name] for name in ("train_seconds", "return_ema", "results"))
         torch.set_rng_state(checkpoint["rng"]["torch"])
         if device.type == "cuda" and "cuda" in checkpoint["rng"]:
             torch.cuda.set_rng_state(checkpoint["rng"]["cuda"])
     logger = Logger(args, run_dir, global_step, checkpoint and checkpoint.get("wandb_run_id"))
 
     def save(name):
+        logger.flush()  # what was logged before a checkpoint is not logged again by the run that resumes from it
         episodes = torch.stack((episode_return, episode_length))
         rng = {"torch": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if device.type == "cuda" else {})
         save_checkpoint(os.path.join(run_dir, name), {
             "format": FORMAT, "script": os.path.basename(__file__), "args": asdict(args), "agent": agent.state_dict(),
             "optimizer": optimizer.state_dict(), "envs": envs.state_dict(), "next_obs": next_obs,
             "next_done": next_done, "next_lstm_state": next_lstm_state, "episodes": episodes, "rng": rng,
-            "global_step": global_step, "train_seconds": train_seconds, "return_ema": return_ema,
+            "global_step": global_step, "train_seconds": train_seconds, "return_ema": return_ema, "results": results,
             "wandb_run_id": logger.wandb_run_id})  # fmt: skip
 
     def run_evaluation():
@@ -569,8 +588,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
 
     batch_size = T * N
     num_iterations = 0 if args.eval_only else args.total_timesteps // batch_size
-    last_save = last_print = time.time()
-    evaluated_at = None
+    last_save, last_print = 0.0, time.time()  # the first iteration is saved, so that a full disk shows at once
     bar = tqdm(total=num_iterations * batch_size, initial=global_step, unit="step", unit_scale=True,
                disable=not sys.stderr.isatty() or args.eval_only)  # fmt: skip
     if not args.eval_only:
@@ -639,8 +657,8 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         losses = {name: (total / updates).item() for name, total in totals.items()}
         if not math.isfinite(losses.get("grad_norm", 0.0)):
             raise FloatingPointError(
-                f"the gradient is not finite at step {global_step}: look for NaN or infinity in the environment's "
-                f"observations and rewards, or lower --learning-rate; the last checkpoint in {run_dir} is intact")  # fmt: skip
+                f"the gradient is not finite after step {global_step}: look for NaN or infinity in the environment's "
+                "observations and rewards, or lower --learning-rate")  # fmt: skip
         global_step += batch_size
         train_seconds += time.time() - iteration_start
         bar.update(batch_size)
@@ -660,18 +678,18 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             metrics["charts/success_rate"] = (ended_return[ended] >= threshold).float().mean().item()
         logger.log(metrics, global_step)
 
-        if args.eval_every and iteration % args.eval_every == 0:
-            results, evaluated_at = run_evaluation(), global_step
-        if evaluated_at == global_step or time.time() - last_print > 10:
+        evaluates = iteration == num_iterations or (args.eval_every and iteration % args.eval_every == 0)
+        results = run_evaluation() if evaluates else {}  # the checkpoint holds them: not done twice, not logged twice
+        if results or time.time() - last_print > 10:
             line = f"step {global_step:>9,}  {metrics['charts/SPS']:>7,.0f} steps/s"
             line += f"  return {return_ema:.3f}" if return_ema is not None else ""
-            if evaluated_at == global_step:
-                line += "".join(f"  success on {name} {r['argmax']['success_rate']:.3f}" for name, r in results.items())
+            line += "".join(f"  success on {name} {r['argmax']['success_rate']:.3f}" for name, r in results.items())
             tqdm.write(line)
             last_print = time.time()
-        if args.save_every and iteration % args.save_every == 0:
+        keep = args.save_every and iteration % args.save_every == 0
+        if keep:
             save(f"agent_{global_step}.pt")
-        if stop or iteration == num_iterations or time.time() - last_save > 60:
+        if keep or stop or iteration == num_iterations or time.time() - last_save > 60:
             save("agent.pt")
             last_save = time.time()
         if stop:
@@ -681,13 +699,11 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     bar.close()
     finished = args.eval_only or global_step >= num_iterations * batch_size
     if finished:
-        if evaluated_at != global_step:
-            results = run_evaluation()
+        results = results or run_evaluation()
         results = {"env_id": args.env_id, "seed": args.seed, "args": asdict(args), "global_step": global_step,
                    "wall_seconds": time.time() - started, "SPS": global_step / train_seconds if train_seconds else None,
                    "eval": results}  # fmt: skip
-        with open(os.path.join(run_dir, "results.json"), "w") as file:
-            json.dump(results, file, indent=2)
+        write_file(os.path.join(run_dir, "results.json"), json.dumps(results, indent=2).encode())
         for env_id, result in results["eval"].items():
             print(f"{env_id} after {global_step:,} steps:", ", ".join(
                 f"{mode} success {r['success_rate']:.4f}{' (exact)' if r['exact'] else ''} return {r['episodic_return']:.3f}"
@@ -728,7 +744,8 @@ class Logger:
 
         # what a killed run logged after its last checkpoint is logged again, so let it be forgotten
         self.writer = SummaryWriter(run_dir, purge_step=global_step + 1 if global_step else None)
-        self.run, self.wandb_run_id = None, None
+        self.run, self.wandb_run_id, self.complaints = None, None, set()
+        atexit.register(self.flush)  # a run that fails shows how
         if not args.track:
             return
         try:
@@ -748,7 +765,9 @@ class Logger:
         try:
             function(*inputs)
         except Exception as error:
-            print(f"a log entry is lost: {error}", file=sys.stderr)
+            if str(error) not in self.complaints:
+                print(f"log entries are lost: {error}; training goes on", file=sys.stderr)
+            self.complaints.add(str(error))
 
     def log(self, metrics: dict, global_step: int) -> None:
         for name, value in metrics.items():
@@ -763,7 +782,11 @@ class Logger:
             videos = {f"videos/{i}": wandb.Video(path, format="mp4") for i, path in enumerate(paths)}
             self._try(self.run.log, {**videos, "global_step": global_step})
 
+    def flush(self) -> None:
+        self._try(self.writer.flush)
+
     def close(self) -> None:
+        atexit.unregister(self.flush)
         self._try(self.writer.close)
         if self.run:
             self._try(self.run.finish)
@@ -777,6 +800,17 @@ def new_run_dir(args: Args) -> str:
         run_dir, now = os.path.join("runs", f"{args.env_id}__{args.exp_name}__{args.seed}__{now}"), now + 1
     os.mkdir(run_dir)
     return run_dir
+
+
+def like(a, b) -> bool:
+    """Whether b has all that a has: keys, lengths, shapes and types; values may differ."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and (a.shape, a.dtype) == (b.shape, b.dtype)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and all(name in b and like(value, b[name]) for name, value in a.items())
+    if isinstance(a, (list, tuple)):
+        return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(like, a, b))
+    return type(a) is type(b)
 
 
 def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
@@ -822,46 +856,75 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
         envs.close()
         if spaces[env_id] != spaces[args.env_id]:
             raise task_envs.UsageError(f"--eval-env-id: {env_id} has another observation or action space than {args.env_id}")
-    if checkpoint:  # what has other shapes would load silently, or worse
+    if checkpoint:  # what has other shapes would load silently, or worse: compare with what this run would save
         agent = Agent(*spaces[args.env_id], args)
-        pairs = [(agent.state_dict().get(name), value) for name, value in checkpoint["agent"].items()]
+        fresh = {"agent": agent.state_dict()}
         if not args.eval_only:
-            adam = checkpoint["optimizer"]["state"]
-            pairs += [(p, adam[i][name]) for i, p in enumerate(agent.parameters()) for name in ("exp_avg", "exp_avg_sq")]
-            pairs += [(torch.empty(args.num_envs), checkpoint["next_done"])]
-        if len(checkpoint["agent"]) != len(agent.state_dict()) or any(a is None or a.shape != b.shape for a, b in pairs):
-            raise task_envs.UsageError(f"--resume: {path!r} holds other shapes than its arguments say; take another file")
+            envs = make_envs(args, args.env_id, args.num_envs, "cuda" if args.cuda and torch.cuda.is_available() else "cpu")
+            adam = [{"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p} for p in agent.parameters()]
+            fresh |= {"next_obs": envs.reset()[0], "envs": envs.state_dict(), "next_done": torch.zeros(args.num_envs),
+                      "next_lstm_state": agent.initial_state(args.num_envs), "global_step": 0, "train_seconds": 0.0,
+                      "episodes": torch.zeros(2, args.num_envs), "results": {}}  # fmt: skip
+            envs.close()
+            if checkpoint["optimizer"]["state"]:
+                fresh["optimizer"] = {"state": dict(enumerate(adam))}
+        if not like(fresh, checkpoint):
+            raise task_envs.UsageError(f"--resume: {path!r} holds other shapes than its arguments say, or is from another kind "
+                                       "of device; take another file")  # fmt: skip
     return args, checkpoint
+
+
+def way_on(run_dir: str | None) -> str:
+    path = os.path.join(run_dir or "", "agent.pt")
+    return f"go on with --resume {path}" if run_dir and os.path.exists(path) else "there is no checkpoint yet"
+
+
+class Stopped(BaseException):
+    """Raised some seconds after a signal, wherever the run is then."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, 1 after a failed run, 2 for a bad flag, 128 + n when stopped by signal n."""
+    stop, run_dir, results = [], None, None
+
+    def on_signal(number, _frame):
+        if not stop:  # the iteration may end and be saved
+            stop.append(number)
+            if hasattr(signal, "setitimer"):
+                signal.setitimer(signal.ITIMER_REAL, 7, 2)
+        elif len(stop) == 1 and number not in asked:  # it did not within 7 seconds: the last checkpoint stands
+            stop.append(number)
+            raise Stopped
+        else:  # a second signal does not wait, nor does the process for longer than 9 seconds
+            os._exit(128 + stop[0])
+
+    asked = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)}
+    timer = {signal.SIGALRM} if hasattr(signal, "SIGALRM") else set()
+    handlers = {number: signal.signal(number, on_signal) for number in asked | timer}
     try:
         args, checkpoint = parse(argv)
         inside = args.resume and os.path.realpath(args.resume).startswith(os.path.realpath("runs") + os.sep)
         run_dir = os.path.dirname(args.resume) if inside and not args.eval_only else new_run_dir(args)
+        _, results = train(args, checkpoint, run_dir, stop)
     except SystemExit as error:  # tyro has said what is wrong, or has shown --help
         return error.code or 0
-    except (task_envs.UsageError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-    stop = []
-
-    def on_signal(number, _frame):
-        if stop:
-            os._exit(128 + number)  # the second one does not wait
-        stop.append(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    try:
-        train(args, checkpoint, run_dir, stop)
-    except FloatingPointError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Stopped:
+        print("the iteration in progress took too long to end and is not saved")
+    except Exception as error:
+        if run_dir is None and isinstance(error, (task_envs.UsageError, OSError)):
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        if not isinstance(error, (FloatingPointError, OSError)):  # an environment's, or a bug: show where
+            traceback.print_exc()
+        print(f"error: {error or type(error).__name__}; {way_on(run_dir)}", file=sys.stderr)
         return 1
-    if stop:
-        print(f"stopped; go on with --resume {os.path.join(run_dir, 'agent.pt')}")
+    finally:
+        if timer:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if stop and results is None:
+        print(f"stopped; {way_on(run_dir)}")
         return 128 + stop[0]
     return 0
 
