@@ -478,7 +478,8 @@ def load_checkpoint(path: str) -> dict:
     try:
         damaged = zipfile.ZipFile(path).testzip()  # torch.load does not check the sums that the file carries
         checkpoint = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
-        known = isinstance(checkpoint["format"], int) and {"script", "args", "agent"} <= checkpoint.keys()
+        kinds = {"format": int, "script": str, "args": dict, "agent": dict}
+        known = all(isinstance(checkpoint[name], kind) for name, kind in kinds.items())
     except Exception:  # zipfile and torch raise many kinds for a file that is not theirs
         known = False
     if not known:

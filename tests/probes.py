@@ -1,5 +1,6 @@
 """Tiny environments that each need one thing to be right; they run through the CartPole script (a flat Box)."""
 
+import math
 from dataclasses import dataclass
 
 import gymnasium as gym
@@ -132,8 +133,52 @@ class NanReward(Probe):
         return float("nan") if self.steps > 200 else 1.0
 
 
+class InfiniteReward(NanReward):
+    """The same with infinity."""
+
+    def worth(self, action):
+        return float("inf") if math.isnan(super().worth(action)) else 1.0
+
+
+class NanObservation(NanReward):
+    """Not the reward but what is seen."""
+
+    bad = math.nan
+
+    def worth(self, action):
+        super().worth(action)
+        return 1.0
+
+    def see(self):
+        return np.array([self.bad if self.steps > 200 else 0], np.float32)
+
+
+class InfiniteObservation(NanObservation):
+    """The same with infinity."""
+
+    bad = math.inf
+
+
+class NanLater(NanReward):
+    """Episodes are longer than a rollout, and only their last steps are bad: training does not meet them."""
+
+    length = 50
+
+    def worth(self, action):
+        return float("nan") if self.t > 40 else 1.0
+
+
+class Raises(NanReward):
+    """Works until it does not."""
+
+    def worth(self, action):
+        if math.isnan(super().worth(action)):
+            raise RuntimeError("the environment is broken")
+        return 1.0
+
+
 PROBES = (Constant, ValueOfObservation, Discounting, ActionChoice, ActionByObservation, Recall, Counter, TimeLimit,
-          BothFlags, NanReward)  # fmt: skip
+          BothFlags, NanReward, InfiniteReward, NanObservation, InfiniteObservation, NanLater, Raises)  # fmt: skip
 
 
 def register():
