@@ -343,7 +343,8 @@ def test_a_run_folder_that_becomes_read_only(script, read_only):
     path = wait_for("runs/*/agent.pt")
     read_only(os.path.dirname(path))
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 1 and path in err.splitlines()[-1] and "Traceback" not in err
+    last = err.splitlines()[-1]  # what TensorBoard's thread says for itself comes before
+    assert process.returncode == 1 and last.startswith("error:") and "Read-only" in last and path in last
     assert script.load_checkpoint(path)["global_step"] > 0
 
 
@@ -392,7 +393,7 @@ VALUES = {
                  "Pendulum-v1"],
     "--resume": ["nowhere.pt"],
 }  # fmt: skip
-SWITCHES = ["anneal-lr", "norm-adv", "clip-vloss", "memoryless", "torch-deterministic", "track", "capture-video", "cuda"]
+SWITCHES = ["anneal-lr", "norm-adv", "clip-vloss", "memoryless", "torch-deterministic", "track", "cuda"]
 FLAGS = {flag: st.sampled_from([[flag, *str(value).split()] for value in values]) for flag, values in VALUES.items()}
 FLAGS |= {name: st.sampled_from([[f"--{name}"], [f"--no-{name}"]]) for name in [*SWITCHES, "eval-only"]}
 COMBINATIONS = st.fixed_dictionaries({"script": st.sampled_from([ppo_lstm_minigrid, ppo_lstm_cartpole_novel])},
