@@ -20,6 +20,12 @@ def script(request):
     return SCRIPTS[request.param]
 
 
+@pytest.fixture(params=["minigrid", pytest.param("cartpole", marks=pytest.mark.slow)])
+def fast_script(request):
+    """For tests of whole processes: what they test is byte-identical in both scripts, so one is enough for `pytest`."""
+    return SCRIPTS[request.param]
+
+
 @pytest.fixture
 def small(script):
     """Arguments of a run of a few small iterations; keywords override."""

@@ -164,7 +164,8 @@ def test_unwritable_directory(script, capsys):
     refused(script, flags, capsys, "runs")
 
 
-def test_a_real_command(script):
+def test_a_real_command(fast_script):
+    script = fast_script
     command = [sys.executable, ROOT / os.path.basename(script.__file__), "--learning-rate", "nan"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2

@@ -45,8 +45,9 @@ BASELINE = {}  # weights of each script's small run, trained once
 TIMED = ("train_seconds", "wandb_run_id", "args")
 
 
-def test_resume_equals_the_uninterrupted_run_bit_for_bit(script):
+def test_resume_equals_the_uninterrupted_run_bit_for_bit(fast_script):
     """Seven iterations at once, and three then four in another process: the files agree, and so do the curves."""
+    script = fast_script
     flags = [*env_flags(script), *TINY, "--eval-every", "2", "--target-kl", "0.02", "--rand-move-eps", "0.1", "--anneal-lr",
              "--total-timesteps", "448", "--save-every", "3"]  # fmt: skip
     assert script.main([*flags, "--exp-name", "whole"]) == 0
@@ -211,7 +212,8 @@ def test_wandb_offline_with_the_real_library(monkeypatch):
     assert torch.load(path, weights_only=True)["wandb_run_id"] in log
 
 
-def test_signal_saves_and_ends_cleanly(script):
+def test_signal_saves_and_ends_cleanly(fast_script):
+    script = fast_script
     number = signal.SIGINT if "minigrid" in script.__file__ else signal.SIGTERM
     flags = [*env_flags(script), *TINY, "--total-timesteps", "100000000"]
     command = [sys.executable, "-u", ROOT / os.path.basename(script.__file__), *flags]

@@ -385,7 +385,7 @@ VALUES = {
     "--eval-every": [0, 1, 2, -1],
     "--eval-episodes": [1, 3, 0],
     "--save-every": [0, 1, -2],
-    "--num-threads": [1, 2, 0],
+    "--num-threads": [1, 0],
     "--exp-name": ["a", "a/b"],
     "--eval-env-id": ["MiniGrid-MemoryS9-v0", "MiniGrid-MemoryS7-v0 MiniGrid-MemoryS9-v0", "CartPoleNoVel-v1", "Nothing-v0"],
     "--env-id": ["MiniGrid-MemoryS7-v0", "MiniGrid-MemoryS13Random-v0", "MiniGrid-CustomMaze-S5-v0", "CartPoleNoVel-v0",
