@@ -907,11 +907,11 @@ def main(argv: list[str] | None = None) -> int:
         if not stop:  # the iteration may end and be saved
             stop.append(number)
             if hasattr(signal, "setitimer"):
-                signal.setitimer(signal.ITIMER_REAL, 7, 2)
-        elif len(stop) == 1 and number not in asked:  # it did not within 7 seconds: the last checkpoint stands
+                signal.setitimer(signal.ITIMER_REAL, 6, 2)
+        elif len(stop) == 1 and number not in asked:  # it did not within 6 seconds: the last checkpoint stands
             stop.append(number)
             raise Stopped
-        else:  # a second signal does not wait, nor does the process for longer than 9 seconds
+        else:  # a second signal does not wait, nor does the process for longer than 8 seconds
             os._exit(128 + stop[0])
 
     asked = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)}

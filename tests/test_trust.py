@@ -129,7 +129,7 @@ LONG_EVALUATION = ["--eval-every", "2", "--total-timesteps", "6400", "--eval-epi
 @slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_an_iteration_that_does_not_end_is_given_up_and_the_last_checkpoint_stands(script, number):
-    """The signal comes in a minibatch loop of hours: seven seconds later the run ends all the same."""
+    """The signal comes in a minibatch loop of hours: six seconds later the run ends all the same."""
     process = started(script, *env_flags(script), *TINY, *LONG_UPDATE)
     time.sleep(1)
     begin = time.time()
