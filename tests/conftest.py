@@ -1,6 +1,7 @@
 """Both scripts, every test: `script` is the module under test, `args_of` makes small valid arguments for it."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 torch.set_num_threads(2)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would their children
 
 import ppo_lstm_cartpole_novel
 import ppo_lstm_minigrid
