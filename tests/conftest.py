@@ -4,11 +4,12 @@ import os
 import signal
 
 import pytest
-import torch
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads of two that spin are ten times slower on a busy machine
+import torch
+
 torch.set_num_threads(2)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would their children
 
