@@ -286,6 +286,7 @@ def test_ratio_of_the_comparison_is_that_of_the_medians():
     assert throughput.summary("vs", {"rows": rows})[-1] == "ratio of the medians: 5.00; of each pair: 5.00, 22.50, 4.00"
 
 
+@pytest.mark.slow
 def test_throughput_measures_training_and_keeps_other_parts(capfd):
     kept = {"vs": {"rows": [{"side": "ours", "SPS": 2.0}, {"side": "sb3", "SPS": 1.0}]}}
     Path("t.json").write_text(json.dumps(kept))

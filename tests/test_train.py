@@ -194,6 +194,7 @@ def test_videos_of_evaluation_episodes(script):
     assert len(videos) == 3 and all(os.path.getsize(video) > 500 for video in videos)
 
 
+@pytest.mark.slow
 def test_wandb_offline_with_the_real_library(monkeypatch):
     import ppo_lstm_minigrid as script
 
