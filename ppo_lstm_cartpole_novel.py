@@ -876,6 +876,7 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
 
 
 def way_on(run_dir: str | None) -> str:
+    """What to tell who has to start a stopped or failed run again."""
     path = os.path.join(run_dir or "", "agent.pt")
     return f"go on with --resume {path}" if run_dir and os.path.exists(path) else "there is no checkpoint yet"
 
@@ -917,7 +918,7 @@ def main(argv: list[str] | None = None) -> int:
             return 2
         if not isinstance(error, (FloatingPointError, OSError)):  # an environment's, or a bug: show where
             traceback.print_exc()
-        print(f"error: {error or type(error).__name__}; {way_on(run_dir)}", file=sys.stderr)
+        print(f"error: {str(error) or type(error).__name__}; {way_on(run_dir)}", file=sys.stderr)
         return 1
     finally:
         if timer:

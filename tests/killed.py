@@ -11,7 +11,6 @@ import os
 import runpy
 import signal
 import sys
-import threading
 
 how, number, script = sys.argv[1], int(sys.argv[2]), os.path.abspath(sys.argv[3])
 sys.argv = sys.argv[3:]
@@ -53,7 +52,6 @@ def count(frame, event, _argument):
 os.fsync, os.replace = fsync_or_die, replace_or_die
 if how in ("line", "never"):
     sys.settrace(count)
-    threading.settrace(None)
 try:
     runpy.run_path(script, run_name="__main__")
 finally:

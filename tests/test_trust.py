@@ -32,11 +32,11 @@ def command(script, *flags):
     return [sys.executable, "-u", ROOT / os.path.basename(script.__file__), *map(str, flags)]
 
 
-def started(script, *flags, until="first step", **kwargs):
-    """The process of a command that has printed a line with `until`."""
+def started(script, *flags, **kwargs):
+    """The process of a command that is about to train."""
     process = subprocess.Popen(command(script, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
     for line in process.stdout:
-        if until in line:
+        if "first step" in line:
             return process
     raise AssertionError(process.stderr.read())
 
