@@ -15,6 +15,7 @@ Every batched environment resets in the SAME step: the observation that follows 
 and `infos["final_obs"]` (N, D) holds the old episode's last wherever the mask `infos["_final_obs"]` (N,) is set.
 """
 
+import datetime
 import difflib
 import functools
 import glob
@@ -25,6 +26,7 @@ import gymnasium as gym
 import minigrid  # noqa: F401  (registers the MiniGrid ids)
 import numpy as np
 import torch
+import torch.distributed as dist
 from gymnasium import spaces
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv, CartPoleVectorEnv
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -46,7 +48,7 @@ class UsageError(Exception):
     """A bad flag or file; its one line names it and the remedy. (No ValueError: tyro would draw a box around that.)"""
 
 
-def train_seeds(seed: int, n: int) -> list[int]:
+def train_seeds(seed: int | list[int], n: int) -> list[int]:
     """n environment seeds below 2**32 that differ from those of every other `seed` (and from torch's own stream)."""
     return [int(s) for s in np.random.SeedSequence(seed).generate_state(n)]
 
@@ -610,6 +612,81 @@ def record_videos(env: gym.Env, policy, folder: str, prefix: str, episodes: int)
             done = terminated or truncated
     env.close()
     return sorted(glob.glob(os.path.join(glob.escape(folder), f"{glob.escape(prefix)}-episode-*.mp4")))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# One policy, its environments divided over processes
+# ----------------------------------------------------------------------------------------------------------------------
+def rank_and_number() -> tuple[int, int]:
+    """Which process this is, of how many that torchrun started; 0 of 1 without it."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+class Ranks:
+    """The processes that torchrun started to train one policy: they meet here and nowhere else (NCCL on GPUs, Gloo on CPUs).
+
+    Alone, every method gives back what it is given and nothing is communicated. All processes call the same methods in the
+    same order; one that dies makes the others' calls raise, or torchrun ends them.
+    """
+
+    def __init__(self, device: torch.device):
+        self.rank, self.number = rank_and_number()
+        if self.number > 1:
+            if device.type == "cuda":
+                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            # the others wait while one evaluates, so the limit is long
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(hours=2))
+        self.device = device
+
+    def std_mean(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Standard deviation (unbiased) and mean over all processes' x, which has the same size in each."""
+        if self.number == 1:
+            return x.std(), x.mean()
+        sums = torch.stack((x.double().sum(), x.double().square().sum()))
+        dist.all_reduce(sums)
+        total = x.numel() * self.number
+        mean = sums[0] / total
+        return ((sums[1] - total * mean**2).clamp(0) / (total - 1)).sqrt().to(x.dtype), mean.to(x.dtype)
+
+    def average(self, parameters, stats: dict) -> dict:
+        """Average the gradients, in place, and `stats` (tensors of one number), which are returned; one reduction for all."""
+        if self.number == 1:
+            return stats
+        gradients = [parameter.grad for parameter in parameters]
+        flat = torch.cat([gradient.flatten() for gradient in gradients] + [torch.stack(list(stats.values()))])
+        dist.all_reduce(flat)
+        *parts, averages = (flat / self.number).split([gradient.numel() for gradient in gradients] + [len(stats)])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return dict(zip(stats, averages.unbind(), strict=True))
+
+    def largest(self, *numbers: int) -> list[int]:
+        """Of each number the largest that a process gave: a decision that all take together."""
+        if self.number == 1:
+            return list(numbers)
+        flags = torch.tensor(numbers, device=self.device)
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return flags.tolist()
+
+    def gather(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., N) -> (..., N of all processes)."""
+        if self.number == 1:
+            return x
+        parts = [torch.empty_like(x) for _ in range(self.number)]
+        dist.all_gather(parts, x)
+        return torch.cat(parts, -1)
+
+    def collect(self, state: dict) -> list[dict]:
+        """Each process's state, in order, on every process."""
+        if self.number == 1:
+            return [state]
+        states = [{}] * self.number
+        dist.all_gather_object(states, state)
+        return states
+
+    def close(self) -> None:
+        if self.number > 1:
+            dist.destroy_process_group()
 
 
 # ----------------------------------------------------------------------------------------------------------------------

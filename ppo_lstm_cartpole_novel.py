@@ -51,7 +51,7 @@ from tqdm import tqdm
 
 import envs as task_envs
 
-FORMAT = 1  # of the checkpoint; raised when an older script could misread a newer file
+FORMAT = 2  # of the checkpoint; raised when an older script could misread a newer file
 
 
 @dataclass
@@ -164,7 +164,7 @@ def check_args(args) -> None:
             if not holds(value):
                 raise task_envs.UsageError(f"{flag} {remedy}, got {value!r}")
 
-    batch_size = args.num_envs * args.num_steps
+    batch_size, number = args.num_envs * args.num_steps, task_envs.rank_and_number()[1]
     require("--num-envs --num-steps --seq-len --num-minibatches --update-epochs --hidden-size --num-threads --eval-episodes",
             lambda v: v >= 1, "must be at least 1")  # fmt: skip
     require("--encoder-size --hidden-layer-size --eval-every --save-every", lambda v: v >= 0, "must be at least 0")
@@ -176,9 +176,10 @@ def check_args(args) -> None:
     require("--seed", lambda v: 0 <= v < 2**31, "must be between 0 and 2**31 - 1")
     require("--exp-name", lambda v: v and "/" not in v, "must be a name without '/'")
     require("--seq-len", lambda v: args.num_steps % v == 0, f"must divide --num-steps {args.num_steps}")
-    sequences = batch_size // args.seq_len
+    require("--num-envs", lambda v: v % number == 0, f"must be a multiple of the {number} processes")
+    sequences = batch_size // args.seq_len // number
     require("--num-minibatches", lambda v: sequences % v == 0,
-            f"must divide the {sequences} sequences of a rollout (num_envs * num_steps / seq_len)")  # fmt: skip
+            f"must divide the {sequences} sequences of a rollout (num_envs * num_steps / seq_len, of one process)")  # fmt: skip
     require("--norm-adv", lambda v: not v or batch_size > args.num_minibatches,
             "needs at least two steps in a minibatch; take --no-norm-adv or fewer --num-minibatches")  # fmt: skip
     require("--total-timesteps", lambda v: v >= batch_size,
@@ -376,7 +377,7 @@ def to_sequences(x, seq_len: int):
     return x.view(T // seq_len, seq_len, N, *x.shape[2:]).transpose(0, 1).flatten(1, 2)
 
 
-def ppo_loss(newlogprob, entropy, newvalue, logprobs, advantages, returns, values, args: Args):
+def ppo_loss(newlogprob, entropy, newvalue, logprobs, advantages, returns, values, args: Args, std_mean=torch.std_mean):
     """PPO's clipped objective (Schulman et al. 2017, eq. 7 and 9) on a minibatch of any one shape -> loss, stats.
 
     The first three are the present network's, the next four the rollout's. Stats are tensors of one number, detached.
@@ -384,7 +385,8 @@ def ppo_loss(newlogprob, entropy, newvalue, logprobs, advantages, returns, value
     logratio = newlogprob - logprobs
     ratio = logratio.exp()
     if args.norm_adv:
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        std, mean = std_mean(advantages)
+        advantages = (advantages - mean) / (std + 1e-8)
     clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
     policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
     value_error = (newvalue - returns) ** 2
@@ -509,16 +511,19 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     """
     # ---- SETUP
     started = time.time()
-    run_dir = run_dir or new_run_dir(args)
     torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
     torch.backends.cudnn.deterministic = args.torch_deterministic
     torch.use_deterministic_algorithms(args.torch_deterministic, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
+    ranks = task_envs.Ranks(device)  # alone, unless torchrun started several
+    leads, stop = ranks.rank == 0, [] if stop is None else stop  # one process logs, evaluates and saves
+    if leads:
+        run_dir = run_dir or new_run_dir(args)
     print(f"{args.env_id} on {device}, {args.num_threads} threads -> {run_dir}")
 
-    T, N, L = args.num_steps, args.num_envs, args.seq_len
+    T, N, L = args.num_steps, args.num_envs // ranks.number, args.seq_len
     envs = make_envs(args, args.env_id, N, device)
     agent = Agent(envs.single_observation_space, int(envs.single_action_space.n), args).to(device)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, fused=True)
@@ -527,7 +532,11 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         learn = compiled(learn, args)
 
     # ---- STORAGE
-    next_obs, _ = envs.reset(seed=task_envs.train_seeds(args.seed, N + 1)[N])
+    global_step = checkpoint["global_step"] if checkpoint else 0
+    seeds = task_envs.train_seeds([args.seed, global_step], args.num_envs + 2 * ranks.number)[args.num_envs :]
+    if ranks.rank or checkpoint:  # the weights are the same in each process, what is drawn is not
+        torch.manual_seed(seeds[ranks.number + ranks.rank])
+    next_obs, _ = envs.reset(seed=seeds[ranks.rank])
     next_done = torch.ones(N, device=device)  # [L1] the first observation of each environment begins an episode
     next_lstm_state = agent.initial_state(N)
     obs = torch.zeros((T, *next_obs.shape), dtype=next_obs.dtype, device=device)  # (T, N, D)
@@ -538,36 +547,42 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     lstm_h, lstm_c = torch.zeros((2, T + 1, N, args.hidden_size), device=device)  # (T + 1, N, H) before reading obs[t]
     episode_return, episode_length = torch.zeros((2, N), device=device)  # (N,) of the episodes in progress
 
-    global_step, train_seconds, return_ema, results = 0, 0.0, None, {}
+    train_seconds, return_ema, results = 0.0, None, {}
     if checkpoint:
         agent.load_state_dict(checkpoint["agent"])
-        global_step = checkpoint["global_step"]
     if checkpoint and not args.eval_only:
         optimizer.load_state_dict(checkpoint["optimizer"])
-        envs.load_state_dict(checkpoint["envs"])
-        if task_envs.resumes_exactly(envs):
-            next_obs, next_done = checkpoint["next_obs"].to(device), checkpoint["next_done"].to(device)
-            next_lstm_state = tuple(state.to(device) for state in checkpoint["next_lstm_state"])
-            episode_return, episode_length = checkpoint["episodes"].to(device).unbind()
-        else:
-            print("the episodes in progress cannot be saved for this environment: they start anew")
-            next_obs, _ = envs.reset()
         train_seconds, return_ema, results = (checkpoint[name] for name in ("train_seconds", "return_ema", "results"))
-        torch.set_rng_state(checkpoint["rng"]["torch"])
-        if device.type == "cuda" and "cuda" in checkpoint["rng"]:
-            torch.cuda.set_rng_state(checkpoint["rng"]["cuda"])
-    logger = Logger(args, run_dir, global_step, checkpoint and checkpoint.get("wandb_run_id"))
+        if len(checkpoint["ranks"]) != ranks.number:
+            print(f"saved by {len(checkpoint['ranks'])} processes, continued by {ranks.number}: "
+                  "episodes in progress and random numbers start anew")  # fmt: skip
+        else:
+            mine = checkpoint["ranks"][ranks.rank]
+            envs.load_state_dict(mine["envs"])
+            if task_envs.resumes_exactly(envs):
+                next_obs, next_done = mine["next_obs"].to(device), mine["next_done"].to(device)
+                next_lstm_state = tuple(state.to(device) for state in mine["next_lstm_state"])
+                episode_return, episode_length = mine["episodes"].to(device).unbind()
+            else:
+                print("the episodes in progress cannot be saved for this environment: they start anew")
+                next_obs, _ = envs.reset()
+            torch.set_rng_state(mine["rng"]["torch"])
+            if device.type == "cuda" and "cuda" in mine["rng"]:
+                torch.cuda.set_rng_state(mine["rng"]["cuda"])
+    logger = leads and Logger(args, run_dir, global_step, checkpoint and checkpoint.get("wandb_run_id"))
 
     def save(name):
-        logger.flush()  # what was logged before a checkpoint is not logged again by the run that resumes from it
         episodes = torch.stack((episode_return, episode_length))
         rng = {"torch": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if device.type == "cuda" else {})
-        save_checkpoint(os.path.join(run_dir, name), {
-            "format": FORMAT, "script": os.path.basename(__file__), "args": asdict(args), "agent": agent.state_dict(),
-            "optimizer": optimizer.state_dict(), "envs": envs.state_dict(), "next_obs": next_obs,
-            "next_done": next_done, "next_lstm_state": next_lstm_state, "episodes": episodes, "rng": rng,
-            "global_step": global_step, "train_seconds": train_seconds, "return_ema": return_ema, "results": results,
-            "wandb_run_id": logger.wandb_run_id})  # fmt: skip
+        states = ranks.collect({"envs": envs.state_dict(), "next_obs": next_obs, "next_done": next_done,
+                                "next_lstm_state": next_lstm_state, "episodes": episodes, "rng": rng})  # fmt: skip
+        if leads:
+            logger.flush()  # what was logged before a checkpoint is not logged again by the run that resumes from it
+            save_checkpoint(os.path.join(run_dir, name), {
+                "format": FORMAT, "script": os.path.basename(__file__), "args": asdict(args), "agent": agent.state_dict(),
+                "optimizer": optimizer.state_dict(), "ranks": states, "global_step": global_step,
+                "train_seconds": train_seconds, "return_ema": return_ema, "results": results,
+                "wandb_run_id": logger.wandb_run_id})  # fmt: skip
 
     def run_evaluation():
         results = {env_id: evaluate(agent, args, env_id, device) for env_id in (args.env_id, *args.eval_env_id)}
@@ -587,11 +602,11 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
                                                           f"{env_id}-step-{global_step}", 3), global_step)  # fmt: skip
         return results
 
-    batch_size = T * N
+    batch_size = T * args.num_envs
     num_iterations = 0 if args.eval_only else args.total_timesteps // batch_size
     last_save, last_print = 0.0, time.time()  # the first iteration is saved, so that a full disk shows at once
     bar = tqdm(total=num_iterations * batch_size, initial=global_step, unit="step", unit_scale=True,
-               disable=not sys.stderr.isatty() or args.eval_only)  # fmt: skip
+               disable=not sys.stderr.isatty() or args.eval_only or not leads)  # fmt: skip
     if not args.eval_only:
         print(f"first step after {time.time() - started:.1f} s")
 
@@ -641,12 +656,13 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
                     b_obs[:, mb].flatten(0, 1), (b_h[:, mb], b_c[:, mb]), b_dones[:, mb].flatten(), mb_actions
                 )
                 mb_rollout = (x[:, mb].flatten() for x in (b_logprobs, b_advantages, b_returns, b_values))
-                loss, stats = ppo_loss(newlogprob, entropy, newvalue, *mb_rollout, args)
+                loss, stats = ppo_loss(newlogprob, entropy, newvalue, *mb_rollout, args, ranks.std_mean)
+                optimizer.zero_grad()
+                loss.backward()
+                stats = ranks.average(agent.parameters(), stats)
                 if args.target_kl is not None and stats["approx_kl"] > args.target_kl:
                     kl_reached = True
                     break
-                optimizer.zero_grad()
-                loss.backward()
                 stats["grad_norm"] = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
                 optimizer.step()
                 totals = {name: totals.get(name, 0) + value for name, value in stats.items()}
@@ -664,23 +680,28 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         train_seconds += time.time() - iteration_start
         bar.update(batch_size)
         metrics = {f"losses/{name}": value for name, value in losses.items()}
-        unexplained = (returns - values).var() / returns.var()
+        all_ends, all_return, all_length, all_returns, all_values = ranks.gather(
+            torch.stack((ends, ended_return, ended_length, returns, values))
+        )
+        unexplained = (all_returns - all_values).var() / all_returns.var()
         metrics["losses/explained_variance"] = 1 - unexplained.item()
         metrics["charts/learning_rate"] = optimizer.param_groups[0]["lr"]
         metrics["charts/SPS"] = global_step / train_seconds
-        ended = ends.bool()
+        ended = all_ends.bool()
         if ended.any():
-            mean_return = ended_return[ended].mean().item()
+            mean_return = all_return[ended].mean().item()
             return_ema = mean_return if return_ema is None else 0.9 * return_ema + 0.1 * mean_return
             threshold = task_envs.success_return(args.env_id)
             metrics["charts/episodic_return"] = mean_return
             metrics["charts/episodic_return_ema"] = return_ema
-            metrics["charts/episodic_length"] = ended_length[ended].mean().item()
-            metrics["charts/success_rate"] = (ended_return[ended] >= threshold).float().mean().item()
-        logger.log(metrics, global_step)
+            metrics["charts/episodic_length"] = all_length[ended].mean().item()
+            metrics["charts/success_rate"] = (all_return[ended] >= threshold).float().mean().item()
+        if leads:
+            logger.log(metrics, global_step)
 
         evaluates = iteration == num_iterations or (args.eval_every and iteration % args.eval_every == 0)
-        results = run_evaluation() if evaluates else {}  # the checkpoint holds them: not done twice, not logged twice
+        # the checkpoint holds the results: they are neither computed nor logged twice
+        results = run_evaluation() if evaluates and leads else {}
         if results or time.time() - last_print > 10:
             line = f"step {global_step:>9,}  {metrics['charts/SPS']:>7,.0f} steps/s"
             line += f"  return {return_ema:.3f}" if return_ema is not None else ""
@@ -690,16 +711,18 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         keep = args.save_every and iteration % args.save_every == 0
         if keep:
             save(f"agent_{global_step}.pt")
-        if keep or stop or iteration == num_iterations or time.time() - last_save > 60:
+        signalled, due = ranks.largest(stop[0] if stop else 0, time.time() - last_save > 60)  # all do the same
+        if keep or signalled or due or iteration == num_iterations:
             save("agent.pt")
             last_save = time.time()
-        if stop:
+        if signalled:
+            stop[:] = [signalled]
             break
 
     # ---- RESULTS
     bar.close()
     finished = args.eval_only or global_step >= num_iterations * batch_size
-    if finished:
+    if finished and leads:
         results = results or run_evaluation()
         results = {"env_id": args.env_id, "seed": args.seed, "args": asdict(args), "global_step": global_step,
                    "wall_seconds": time.time() - started, "SPS": global_step / train_seconds if train_seconds else None,
@@ -709,8 +732,10 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             print(f"{env_id} after {global_step:,} steps:", ", ".join(
                 f"{mode} success {r['success_rate']:.4f}{' (exact)' if r['exact'] else ''} return {r['episodic_return']:.3f}"
                 f" length {r['episodic_length']:.1f}" for mode, r in result.items()))  # fmt: skip
-    logger.close()
+    if leads:
+        logger.close()
     envs.close()
+    ranks.close()
     return agent, results if finished else None
 
 
@@ -861,12 +886,16 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
         agent = Agent(*spaces[args.env_id], args)
         fresh = {"agent": agent.state_dict()}
         if not args.eval_only:
-            envs = make_envs(args, args.env_id, args.num_envs, "cuda" if args.cuda and torch.cuda.is_available() else "cpu")
-            adam = [{"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p} for p in agent.parameters()]
-            fresh |= {"next_obs": envs.reset()[0], "envs": envs.state_dict(), "next_done": torch.zeros(args.num_envs),
-                      "next_lstm_state": agent.initial_state(args.num_envs), "global_step": 0, "train_seconds": 0.0,
-                      "episodes": torch.zeros(2, args.num_envs), "results": {}}  # fmt: skip
+            number = task_envs.rank_and_number()[1]
+            N, states = args.num_envs // number, checkpoint.get("ranks")
+            envs = make_envs(args, args.env_id, N, "cuda" if args.cuda and torch.cuda.is_available() else "cpu")
+            state = {"next_obs": envs.reset()[0], "envs": envs.state_dict(), "next_done": torch.zeros(N),
+                     "next_lstm_state": agent.initial_state(N), "episodes": torch.zeros(2, N),
+                     "rng": {"torch": torch.get_rng_state()}}  # fmt: skip
             envs.close()
+            adam = [{"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p} for p in agent.parameters()]
+            redone = isinstance(states, list) and len(states) != number  # by another number of processes: start anew
+            fresh |= {"ranks": states if redone else [state] * number, "global_step": 0, "train_seconds": 0.0, "results": {}}
             if checkpoint["optimizer"]["state"]:
                 fresh["optimizer"] = {"state": dict(enumerate(adam))}
         if not like(fresh, checkpoint):
@@ -906,7 +935,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args, checkpoint = parse(argv)
         inside = args.resume and os.path.realpath(args.resume).startswith(os.path.realpath("runs") + os.sep)
-        run_dir = os.path.dirname(args.resume) if inside and not args.eval_only else new_run_dir(args)
+        if task_envs.rank_and_number()[0] > 0:
+            run_dir, sys.stdout = "", io.StringIO()  # one process writes and speaks
+        else:
+            run_dir = os.path.dirname(args.resume) if inside and not args.eval_only else new_run_dir(args)
         _, results = train(args, checkpoint, run_dir, stop)
     except SystemExit as error:  # tyro has said what is wrong, or has shown --help
         return error.code or 0
@@ -918,7 +950,7 @@ def main(argv: list[str] | None = None) -> int:
             return 2
         if not isinstance(error, (FloatingPointError, OSError)):  # an environment's, or a bug: show where
             traceback.print_exc()
-        print(f"error: {str(error) or type(error).__name__}; {way_on(run_dir)}", file=sys.stderr)
+        print(f"error: {str(error) or type(error).__name__}" + (f"; {way_on(run_dir)}" if run_dir else ""), file=sys.stderr)
         return 1
     finally:
         if timer:

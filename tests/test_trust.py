@@ -113,11 +113,11 @@ def test_a_resumed_run_keeps_the_generators_of_gymnasiums_environments():
     flags = ["--env-id", "MiniGrid-ObstructedMaze-1Dl-v0", *TINY, "--total-timesteps", "128", "--save-every", "1"]
     assert script.main(flags) == 0
     (run,) = map(Path, glob.glob("runs/*"))
-    kept = torch.load(run / "agent_64.pt", weights_only=True)["envs"]["generators"]
+    kept = torch.load(run / "agent_64.pt", weights_only=True)["ranks"][0]["envs"]["generators"]
     args, checkpoint = script.parse(["--resume", str(run / "agent_64.pt")])
     vector = script.make_envs(args, args.env_id, args.num_envs, "cpu")
     vector.reset(seed=5)
-    vector.load_state_dict(checkpoint["envs"])
+    vector.load_state_dict(checkpoint["ranks"][0]["envs"])
     assert vector.state_dict()["generators"] == kept
 
 
@@ -205,10 +205,12 @@ def test_no_flipped_byte_loads_silently_wrong(script, small, capsys):
 
 
 @pytest.mark.parametrize("change", [
-    lambda c: c.update(format="1"), lambda c: c.update(args=[]), lambda c: c.pop("envs"), lambda c: c.pop("optimizer"),
-    lambda c: c.update(next_obs=c["next_obs"][:1]), lambda c: c["optimizer"]["state"].pop(0), lambda c: c.update(agent={}),
-    lambda c: c["envs"].update(dict.fromkeys(c["envs"], torch.zeros(1))), lambda c: c.update(results=None),
-], ids=range(9))  # fmt: skip
+    lambda c: c.update(format="1"), lambda c: c.update(args=[]), lambda c: c.pop("ranks"), lambda c: c.pop("optimizer"),
+    lambda c: c["ranks"][0].update(next_obs=c["ranks"][0]["next_obs"][:1]),
+    lambda c: c["optimizer"]["state"].pop(0), lambda c: c.update(agent={}),
+    lambda c: c["ranks"][0]["envs"].update(dict.fromkeys(c["ranks"][0]["envs"], torch.zeros(1))),
+    lambda c: c.update(results=None), lambda c: c["ranks"][0].pop("rng"), lambda c: c.update(ranks="two"),
+], ids=range(11))  # fmt: skip
 def test_a_checkpoint_that_lacks_a_part_is_refused(script, small, capsys, change):
     script.train(small(total_timesteps=64, anneal_lr=False), run_dir="made")
     checkpoint = torch.load("made/agent.pt", weights_only=True)
