@@ -1,0 +1,76 @@
+"""One of the processes that test_ranks.py has torchrun start: `ranks.py HOW SCRIPT FLAGS...`. Each leaves `rank{n}.pt`.
+
+HOW is `gradients`: of one minibatch, in float64; `train`: the script, noting the weights at each step of the optimizer;
+`raises`, `dies`, `nan`: the script, and rank 1 raises, is killed or sees a NaN in its third minibatch.
+"""
+
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import envs as task_envs
+
+
+def minibatch(script, args, rank: int):
+    """An agent, the same for each rank, and a minibatch that differs: inputs of the agent and of ppo_loss."""
+    torch.set_default_dtype(torch.double)
+    torch.manual_seed(0)
+    envs = script.make_envs(args, args.env_id, 6, "cpu")
+    agent = script.Agent(envs.single_observation_space, 2, args)
+    draw = torch.Generator().manual_seed(rank)
+    obs = torch.cat([envs.reset(seed=10 * rank + t)[0] for t in range(5)])
+    state = tuple(torch.randn(1, 6, args.hidden_size, generator=draw) for _ in range(2))
+    dones, *rollout = torch.rand(5, 30, generator=draw)
+    actions = torch.randint(2, (30,), generator=draw)
+    return agent, obs if obs.dtype == torch.uint8 else obs.double(), state, (dones < 0.2).double(), actions, rollout
+
+
+def loss(script, args, agent, obs, state, dones, actions, rollout, **kwargs):
+    _, logprob, entropy, value, _ = agent.get_action_and_value(obs, state, dones, actions)
+    return script.ppo_loss(logprob, entropy, value, rollout[0] - 1, *rollout[1:], args, **kwargs)
+
+
+def train(script, how: str, rank: int, flags: list[str]):
+    weights, calls = [], []
+    step, ppo_loss = torch.optim.Adam.step, script.ppo_loss
+
+    def noting(optimizer):
+        step(optimizer)
+        weights.append(torch.cat([p.detach().flatten() for p in optimizer.param_groups[0]["params"]]))
+
+    def failing(newlogprob, *inputs):
+        calls.append(1)
+        if rank == 1 and len(calls) == 3:
+            if how == "raises":
+                raise RuntimeError("rank 1 is broken")
+            if how == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if how == "nan":
+                newlogprob = newlogprob * float("nan")
+        return ppo_loss(newlogprob, *inputs)
+
+    torch.optim.Adam.step, script.ppo_loss = noting, failing
+    code = script.main(flags)
+    torch.save(weights, f"rank{rank}.pt")
+    sys.exit(code)
+
+
+def gradients(script, rank: int):
+    args = script.Args(hidden_size=8, encoder_size=4, clip_vloss=True)
+    agent, *inputs = minibatch(script, args, rank)
+    ranks = task_envs.Ranks(torch.device("cpu"))
+    result, stats = loss(script, args, agent, *inputs, std_mean=ranks.std_mean)
+    result.backward()
+    stats = ranks.average(agent.parameters(), stats)
+    torch.save(([p.grad for p in agent.parameters()], stats), f"rank{rank}.pt")
+    ranks.close()
+
+
+if __name__ == "__main__":
+    how, script, rank = sys.argv[1], importlib.import_module(sys.argv[2]), task_envs.rank_and_number()[0]
+    gradients(script, rank) if how == "gradients" else train(script, how, rank, sys.argv[3:])
