@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -265,6 +266,38 @@ sleep 0.3
         for path, log in zip(paths, logs, strict=True):
             gpu = log[0] if gpus else ""
             assert path.read_text() == f"gpu '{gpu}' -m wandb agent --forward-signals me/it/abc\nTERM\n"
+
+
+def test_a_sweep_started_again_first_finishes_its_own_unfinished_runs():
+    os.mkdir("benchmark")
+    Path("benchmark/run_sweep.sh").write_text((ROOT / "benchmark" / "run_sweep.sh").read_text())
+    # the runs of the sweep abc: a finished one, one that never saved, two stopped ones (one resumed before); another sweep's
+    for name, run_id, sweep_id in (("done", "r1", "abc"), ("empty", "r2", "abc"), ("x", "r3", "abc"), ("y", "r4", "abc"),
+                                   ("x", "r3", "abc"), ("other", "r5", "xyz")):  # fmt: skip
+        number = len(list(Path().glob(f"runs/{name}/wandb/*")))
+        os.makedirs(f"runs/{name}/wandb/run-{number}-{run_id}")
+        os.makedirs(f"wandb/sweep-{sweep_id}", exist_ok=True)
+        Path(f"wandb/sweep-{sweep_id}/config-{run_id}.yaml").touch()
+        if name != "empty":
+            torch.save({"script": f"{name}.py"}, f"runs/{name}/agent.pt")
+    Path("runs/done/results.json").touch()
+    Path("fake").write_text(f"""#!/usr/bin/env bash
+[[ $1 != -c ]] || exec {sys.executable} "$@"
+echo "$*"
+[[ $1 != x.py ]]
+""")
+    os.chmod("fake", 0o755)
+    command = ["bash", "benchmark/run_sweep.sh", "-s", "abc", "-r", "-n"]
+    env = {**os.environ, "PYTHON": os.path.abspath("fake")}
+    done = subprocess.run([*command, "1"], env=env, capture_output=True, text=True)
+    agent = "-m wandb agent --forward-signals abc\n"
+    x, y = "x.py --resume runs/x/agent.pt --track\n", "y.py --resume runs/y/agent.pt --track\n"
+    assert Path("runs/logs/sweep_abc_cpu_1.log").read_text() == x + y + agent
+    assert done.returncode == 1 and "1 of 1 agents failed" in done.stderr  # x.py has; the others went on
+    shutil.rmtree("runs/logs")
+    subprocess.run([*command, "2"], env=env, check=False)
+    assert Path("runs/logs/sweep_abc_cpu_1.log").read_text() == x + agent
+    assert Path("runs/logs/sweep_abc_cpu_2.log").read_text() == y + agent
 
 
 # ----------------------------------------------------------------------------------------------------------------- throughput
