@@ -75,7 +75,7 @@ agent() { # CHECKPOINT...: finish these, then ask for new runs; in a subshell
     trap '' INT HUP
     for checkpoint; do
         [[ -z $told ]] || return 143
-        script=$("$python" -c 'import sys, torch; print(torch.load(sys.argv[1], weights_only=True)["script"])' "$checkpoint")
+        script=$(grep -aoE '[A-Za-z0-9_-]+\.py' "$checkpoint" | head -n 1) # the first text in it is the script's name
         setsid "$python" "${script:-?}" --resume "$checkpoint" --track &
         child=$!
         [[ -z $told ]] || kill -TERM "$child"

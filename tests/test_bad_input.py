@@ -173,6 +173,7 @@ def test_a_real_command(fast_script):
     assert not os.path.exists("runs")
 
 
+@pytest.mark.slow
 def test_track_without_a_key_goes_on(tmp_path):
     """No account and no network: one line says how to log offline, and the run ends well."""
     script = ppo_lstm_minigrid

@@ -279,13 +279,9 @@ def test_a_sweep_started_again_first_finishes_its_own_unfinished_runs():
         os.makedirs(f"wandb/sweep-{sweep_id}", exist_ok=True)
         Path(f"wandb/sweep-{sweep_id}/config-{run_id}.yaml").touch()
         if name != "empty":
-            torch.save({"script": f"{name}.py"}, f"runs/{name}/agent.pt")
+            torch.save({"format": 2, "script": f"{name}.py", "args": {"exp_name": "z.py"}}, f"runs/{name}/agent.pt")
     Path("runs/done/results.json").touch()
-    Path("fake").write_text(f"""#!/usr/bin/env bash
-[[ $1 != -c ]] || exec {sys.executable} "$@"
-echo "$*"
-[[ $1 != x.py ]]
-""")
+    Path("fake").write_text("#!/usr/bin/env bash\necho $*\n[[ $1 != x.py ]]\n")
     os.chmod("fake", 0o755)
     command = ["bash", "benchmark/run_sweep.sh", "-s", "abc", "-r", "-n"]
     env = {**os.environ, "PYTHON": os.path.abspath("fake")}

@@ -43,7 +43,7 @@ def test_actions(probe, env_id):
 
 def test_recall_after_a_delay(probe):
     """The cue is five steps old when it is needed, and chunks of 8 steps cut most episodes of 6 in two."""
-    args = CartPoleArgs(env_id="ProbeRecall-v0", total_timesteps=40_960, num_envs=16, seq_len=8)
+    args = CartPoleArgs(env_id="ProbeRecall-v0", total_timesteps=20_480, num_envs=16, seq_len=8)
     _, results = train(args)
     assert results["eval"]["ProbeRecall-v0"]["argmax"]["episodic_return"] > 0.95
 
