@@ -668,14 +668,6 @@ class Ranks:
         dist.all_reduce(flags, dist.ReduceOp.MAX)
         return flags.tolist()
 
-    def gather(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., N) -> (..., N of all processes)."""
-        if self.number == 1:
-            return x
-        parts = [torch.empty_like(x) for _ in range(self.number)]
-        dist.all_gather(parts, x)
-        return torch.cat(parts, -1)
-
     def collect(self, state: dict) -> list[dict]:
         """Each process's state, in order, on every process."""
         if self.number == 1:

@@ -519,8 +519,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
     ranks = task_envs.Ranks(device)  # alone, unless torchrun started several
     leads, stop = ranks.rank == 0, [] if stop is None else stop  # one process logs, evaluates and saves
-    if leads:
-        run_dir = run_dir or new_run_dir(args)
+    run_dir = run_dir or (new_run_dir(args) if leads else None)
     print(f"{args.env_id} on {device}, {args.num_threads} threads -> {run_dir}")
 
     T, N, L = args.num_steps, args.num_envs // ranks.number, args.seq_len
@@ -680,22 +679,19 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         train_seconds += time.time() - iteration_start
         bar.update(batch_size)
         metrics = {f"losses/{name}": value for name, value in losses.items()}
-        all_ends, all_return, all_length, all_returns, all_values = ranks.gather(
-            torch.stack((ends, ended_return, ended_length, returns, values))
-        )
-        unexplained = (all_returns - all_values).var() / all_returns.var()
+        unexplained = (returns - values).var() / returns.var()
         metrics["losses/explained_variance"] = 1 - unexplained.item()
         metrics["charts/learning_rate"] = optimizer.param_groups[0]["lr"]
         metrics["charts/SPS"] = global_step / train_seconds
-        ended = all_ends.bool()
+        ended = ends.bool()
         if ended.any():
-            mean_return = all_return[ended].mean().item()
+            mean_return = ended_return[ended].mean().item()
             return_ema = mean_return if return_ema is None else 0.9 * return_ema + 0.1 * mean_return
             threshold = task_envs.success_return(args.env_id)
             metrics["charts/episodic_return"] = mean_return
             metrics["charts/episodic_return_ema"] = return_ema
-            metrics["charts/episodic_length"] = all_length[ended].mean().item()
-            metrics["charts/success_rate"] = (all_return[ended] >= threshold).float().mean().item()
+            metrics["charts/episodic_length"] = ended_length[ended].mean().item()
+            metrics["charts/success_rate"] = (ended_return[ended] >= threshold).float().mean().item()
         if leads:
             logger.log(metrics, global_step)
 

@@ -45,14 +45,13 @@ def main():
         parameter.grad = torch.randn_like(parameter)
     weights = sum(parameter.numel() for parameter in agent.parameters())
     stats = {str(i): torch.zeros((), device=device) for i in range(6)}
-    advantages, logged = torch.randn(T * N // args.num_minibatches, device=device), torch.randn(5, T, N, device=device)
+    advantages = torch.randn(T * N // args.num_minibatches, device=device)
 
     minibatches = args.update_epochs * args.num_minibatches
     meetings = [
         ("gradients and statistics", minibatches, 4 * (weights + len(stats)),
          lambda: ranks.average(agent.parameters(), stats)["0"]),
         ("mean and spread of advantages", minibatches, 16, lambda: ranks.std_mean(advantages)[0]),
-        ("what is logged", 1, logged.nbytes, lambda: ranks.gather(logged)),
         ("whether to stop or save", 1, 16, lambda: ranks.largest(0, 0)),
     ]  # fmt: skip
     total = 0.0
