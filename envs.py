@@ -19,6 +19,7 @@ import datetime
 import difflib
 import functools
 import glob
+import io
 import os
 from typing import NamedTuple
 
@@ -669,12 +670,13 @@ class Ranks:
         return flags.tolist()
 
     def collect(self, state: dict) -> list[dict]:
-        """Each process's state, in order, on every process."""
+        """Each process's state, in order and on the CPU; on rank 0, nothing elsewhere."""
         if self.number == 1:
             return [state]
-        states = [{}] * self.number
-        dist.all_gather_object(states, state)
-        return states
+        buffer, parts = io.BytesIO(), [b""] * self.number
+        torch.save(state, buffer)  # as bytes: a tensor would take its own GPU with it
+        dist.all_gather_object(parts, buffer.getvalue())
+        return [torch.load(io.BytesIO(part), map_location="cpu") for part in parts] if self.rank == 0 else []
 
     def close(self) -> None:
         if self.number > 1:

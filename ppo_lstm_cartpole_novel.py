@@ -94,7 +94,7 @@ class Args:
     learning_rate: float = 2e-3
     """Adam's step size"""
     num_envs: int = 8
-    """environments stepped together (N)"""
+    """environments stepped together (N); under torchrun those of all processes"""
     num_steps: int = 128
     """steps of each environment per rollout (T)"""
     anneal_lr: bool = True
