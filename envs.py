@@ -623,21 +623,35 @@ def rank_and_number() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
+def take_gpu() -> None:
+    """Each process that torchrun started on a machine takes a GPU of its own. Raises UsageError if there are too few."""
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if local_rank >= torch.cuda.device_count():
+        raise UsageError(f"torchrun: process {local_rank} of this machine finds {torch.cuda.device_count()} GPUs; "
+                         "take a smaller --nproc-per-node, or --no-cuda")  # fmt: skip
+    torch.cuda.set_device(local_rank)
+
+
 class Ranks:
     """The processes that torchrun started to train one policy: they meet here and nowhere else (NCCL on GPUs, Gloo on CPUs).
 
     Alone, every method gives back what it is given and nothing is communicated. All processes call the same methods in the
-    same order; one that dies makes the others' calls raise, or torchrun ends them.
+    same order. If one dies the others' calls raise, or torchrun ends them; one that is frozen is waited for for two hours.
     """
 
     def __init__(self, device: torch.device):
         self.rank, self.number = rank_and_number()
         if self.number > 1:
             if device.type == "cuda":
-                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+                take_gpu()
             # the others wait while one evaluates, so the limit is long
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(hours=2))
         self.device = device
+
+    def broadcast(self, parameters) -> None:
+        """Rank 0's parameters in every process."""
+        for parameter in parameters if self.number > 1 else ():
+            dist.broadcast(parameter.data, 0)
 
     def std_mean(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Standard deviation (unbiased) and mean over all processes' x, which has the same size in each."""
@@ -670,7 +684,7 @@ class Ranks:
         return flags.tolist()
 
     def collect(self, state: dict) -> list[dict]:
-        """Each process's state, in order and on the CPU; on rank 0, nothing elsewhere."""
+        """Each process's state, in order: on rank 0 only, an empty list elsewhere."""
         if self.number == 1:
             return [state]
         buffer, parts = io.BytesIO(), [b""] * self.number

@@ -517,7 +517,8 @@ def load_agent(path: str, device="cpu") -> tuple[Agent, Args]:
 
 
 def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None, stop: list | None = None):
-    """Train, or continue from `checkpoint`; -> the agent and what `results.json` holds (None when stopped early).
+    """Train, or continue from `checkpoint`; -> the agent and what `results.json` holds (None when stopped early; under torchrun
+    {} in all processes but the first).
 
     Everything is written to `run_dir` (a new folder under runs/ by default). An element in `stop`, which a signal
     handler may put there, ends training after the iteration with a checkpoint.
@@ -533,13 +534,14 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
     ranks = task_envs.Ranks(device)  # alone, unless torchrun started several
-    leads, stop = ranks.rank == 0, [] if stop is None else stop  # one process logs, evaluates and saves
+    leads = ranks.rank == 0  # one process logs, evaluates and saves
     run_dir = run_dir or (new_run_dir(args) if leads else None)
     print(f"{args.env_id} on {device}, {args.num_threads} threads -> {run_dir}")
 
     T, N, L = args.num_steps, args.num_envs // ranks.number, args.seq_len
     envs = make_envs(args, args.env_id, N, device)
     agent = Agent(envs.single_observation_space, int(envs.single_action_space.n), args).to(device)
+    ranks.broadcast(agent.parameters())  # the same seed on another CPU may give other last bits
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, fused=True)
     learn = agent.get_action_and_value
     if args.compile or args.cudagraphs:
@@ -727,7 +729,6 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             save("agent.pt")
             last_save = time.time()
         if signalled:
-            stop[:] = [signalled]
             break
 
     # ---- RESULTS
@@ -867,8 +868,9 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
             raise task_envs.UsageError(f"--resume: {path!r} has other arguments than this {here}; run the script that wrote it")
         saved = Args(**{**checkpoint["args"], "resume": path})
         args = tyro.cli(Args, args=argv, default=saved)
-        if "optimizer" not in checkpoint and not args.eval_only:
-            raise task_envs.UsageError(f"--resume: {path!r} is an exported agent, it cannot train on; add --eval-only")
+        if not {"optimizer", "ranks"} <= checkpoint.keys() and not args.eval_only:
+            raise task_envs.UsageError(f"--resume: {path!r} is an exported agent or from an older version, it cannot train on; "
+                                       "add --eval-only")  # fmt: skip
         free = {"track", "wandb_project_name", "wandb_entity", "capture_video", "save_every", "num_threads", "resume"}
         free |= {"eval_only", "eval_every", "eval_env_id", "eval_episodes"}
         free |= set() if args.anneal_lr else {"total_timesteps"}
@@ -884,6 +886,8 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
             remedy = "its learning rate ends there, so add" if args.anneal_lr else "raise it, or add"
             raise task_envs.UsageError(f"--total-timesteps {args.total_timesteps} is reached by {path!r}; {remedy} --eval-only")
 
+    if args.cuda and torch.cuda.is_available():
+        task_envs.take_gpu()
     if args.cudagraphs and not args.eval_only and not (args.cuda and torch.cuda.is_available()):
         raise task_envs.UsageError("--cudagraphs needs a GPU and --cuda; leave it out")
     spaces = {}
@@ -927,13 +931,20 @@ def way_on(run_dir: str | None) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, 1 after a failed run, 2 for a bad flag, 128 + n when stopped by signal n."""
-    stop, run_dir, results = [], None, None
+    stop, run_dir, results, first = [], None, None, 0.0
+    rank, _ = task_envs.rank_and_number()
+    if rank > 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (one process speaks, and writes)
 
     def on_signal(number, _frame):
+        nonlocal first
         if not stop:  # the iteration may end and be saved
             stop.append(number)
+            first = time.monotonic()
             if hasattr(signal, "setitimer"):
                 signal.setitimer(signal.ITIMER_REAL, 6, 2)
+        elif number in asked and time.monotonic() - first < 0.3:
+            pass  # the same one: a terminal, torchrun or a scheduler may each have passed it on
         elif len(stop) == 1 and number not in asked:  # it did not within 6 seconds: the last checkpoint stands
             stop.append(number)
             raise Stopped
@@ -946,10 +957,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args, checkpoint = parse(argv)
         inside = args.resume and os.path.realpath(args.resume).startswith(os.path.realpath("runs") + os.sep)
-        if task_envs.rank_and_number()[0] > 0:
-            run_dir, sys.stdout = "", io.StringIO()  # one process writes and speaks
-        else:
-            run_dir = os.path.dirname(args.resume) if inside and not args.eval_only else new_run_dir(args)
+        run_dir = "" if rank > 0 else os.path.dirname(args.resume) if inside and not args.eval_only else new_run_dir(args)
         _, results = train(args, checkpoint, run_dir, stop)
     except SystemExit as error:  # tyro has said what is wrong, or has shown --help
         return error.code or 0
@@ -968,9 +976,9 @@ def main(argv: list[str] | None = None) -> int:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    if stop and results is None:
+    if results is None:
         print(f"stopped; {way_on(run_dir)}")
-        return 128 + stop[0]
+        return 128 + (stop[0] if stop else signal.SIGTERM)  # a signal may have come to another process
     return 0
 
 

@@ -9,7 +9,8 @@ usage: benchmark/run_sweep.sh -s SWEEP_ID [-g GPUS] [-n AGENTS] [-c COUNT] [-r]
   -g  GPUs, "0,1"; without it the agents run on the CPU
   -n  agents on each GPU, or on the CPU (1)
   -c  runs of each agent (until the sweep ends)
-  -r  first finish the runs of this sweep that were stopped or killed here; not while other agents of it run here
+  -r  first finish the runs of this sweep that were stopped or killed here after their first checkpoint; not while other
+      agents of it run here
 Environment: PYTHON is the interpreter (python). An agent's output goes to runs/logs/. Ctrl-C or TERM lets the runs save, then
 ends; start it again with -r to go on.
 END
@@ -38,7 +39,7 @@ python=${PYTHON:-python}
 unfinished=()
 if [[ $resumes ]]; then
     shopt -s nullglob
-    for config in wandb/sweep-"${sweep##*/}"/config-*.yaml; do
+    for config in "${WANDB_DIR:-.}"/wandb/sweep-"${sweep##*/}"/config-*.yaml; do
         id=${config##*/config-}
         for run in runs/*/wandb/*run-*-"${id%.yaml}"; do
             run=${run%/wandb/*}
@@ -46,6 +47,7 @@ if [[ $resumes ]]; then
             break # each resumption has made another
         done
     done
+    echo "${#unfinished[@]} runs to finish first"
 fi
 
 pids=() stopping=''
@@ -88,15 +90,17 @@ agent() { # CHECKPOINT...: finish these, then ask for new runs; in a subshell
     await "$child" && return "$status"
 }
 
+slots=$((agents * $(wc -w <<<"${gpus//,/ }")))
 for gpu in ${gpus//,/ }; do
     for ((i = 1; i <= agents; i++)); do
+        [[ -z $stopping ]] || break 2
         log=runs/logs/sweep_${sweep##*/}_${gpu}_$i.log
         own=() # every so-many-th of the unfinished
-        slots=$((agents * $(wc -w <<<"${gpus//,/ }")))
         for ((j = ${#pids[@]}; j < ${#unfinished[@]}; j += slots)); do own+=("${unfinished[j]}"); done
         export CUDA_VISIBLE_DEVICES=${gpu#cpu}
         agent "${own[@]}" </dev/null >>"$log" 2>&1 &
         pids+=($!)
+        [[ -z $stopping ]] || kill -TERM "$!"
         echo "agent $i on $gpu: $log${own[0]:+, first ${#own[@]} to finish}"
     done
 done

@@ -67,7 +67,8 @@ def gradients(script, rank: int):
     result, stats = loss(script, args, agent, *inputs, std_mean=ranks.std_mean)
     result.backward()
     stats = ranks.average(agent.parameters(), stats)
-    torch.save(([p.grad for p in agent.parameters()], stats), f"rank{rank}.pt")
+    decided = ranks.largest(rank, 5 - rank)
+    torch.save(([p.grad for p in agent.parameters()], stats, decided), f"rank{rank}.pt")
     ranks.close()
 
 

@@ -62,7 +62,8 @@ def test_gradients_are_those_of_one_process_that_sees_all(fast_script, in_float6
     rollout = [union(a, b) for a, b in zip(one[4], two[4], strict=True)]
     loss, stats = ranks.loss(fast_script, args, agent, obs, state, dones, actions, rollout)
     loss.backward()
-    for gradients, averages in left:
+    for gradients, averages, decided in left:
+        assert decided == [1, 5]
         for gradient, parameter in zip(gradients, agent.parameters(), strict=True):
             torch.testing.assert_close(gradient, parameter.grad, rtol=1e-10, atol=1e-12)
         assert averages.keys() == stats.keys()
@@ -72,11 +73,13 @@ def test_gradients_are_those_of_one_process_that_sees_all(fast_script, in_float6
 
 @slow
 def test_ranks_have_the_same_weights_at_every_step_and_one_of_them_writes(fast_script):
-    flags = [*env_flags(fast_script), *TINY, "--total-timesteps", "256", "--target-kl", "0.01", "--eval-every", "2"]
+    flags = [*env_flags(fast_script), *TINY, "--total-timesteps", "256", "--target-kl", "1e-5", "--learning-rate", "0.02",
+             "--eval-every", "2"]  # fmt: skip
     code, out, err, left = two_ranks("train", fast_script, *flags)
     assert code == 0, err
     one, two = left
-    assert 4 < len(one) == len(two) and all(map(torch.equal, one, two)) and not torch.equal(one[0], one[-1])
+    assert 4 <= len(one) == len(two) < 16  # the target KL ended some updates
+    assert all(map(torch.equal, one, two)) and not torch.equal(one[0], one[-1])
     assert out.count("first step after") == 1 and len(os.listdir("runs")) == 1
     (run,) = map(Path, glob.glob("runs/*"))
     checkpoint = fast_script.load_checkpoint(str(run / "agent.pt"))
@@ -87,21 +90,23 @@ def test_ranks_have_the_same_weights_at_every_step_and_one_of_them_writes(fast_s
 
 
 @slow
-@pytest.mark.parametrize("number", [1, 2])
-def test_resumed_by_as_many_processes_it_goes_on_exactly_by_others_it_says_what_starts_anew(number):
+@pytest.mark.parametrize("before, after", [(2, 2), (2, 1), (1, 2)])
+def test_resumed_by_as_many_processes_it_goes_on_exactly_by_others_it_says_what_starts_anew(before, after):
     script = ppo_lstm_minigrid
     flags = [*env_flags(script), *TINY, "--total-timesteps", "256", "--save-every", "2", "--target-kl", "0.02"]
-    _, err = torchrun("ppo_lstm_minigrid.py", *flags).communicate(timeout=120)
+    process = torchrun("ppo_lstm_minigrid.py", *flags, number=before)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
     (run,) = map(Path, glob.glob("runs/*"))
     expected = script.load_checkpoint(str(run / "agent.pt"))
     (run / "results.json").unlink()
-    process = torchrun("ppo_lstm_minigrid.py", "--resume", run / "agent_128.pt", number=number)
+    process = torchrun("ppo_lstm_minigrid.py", "--resume", run / "agent_128.pt", number=after)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     resumed = script.load_checkpoint(str(run / "agent.pt"))
-    assert resumed["global_step"] == 256 and len(resumed["ranks"]) == number
-    assert ("start anew" in out) == (number == 1)
-    assert all(same(expected[key], resumed[key]) for key in ("agent", "optimizer", "ranks")) == (number == 2)
+    assert resumed["global_step"] == 256 and len(resumed["ranks"]) == after
+    assert ("start anew" in out) == (before != after)
+    assert all(same(expected[key], resumed[key]) == (before == after) for key in ("agent", "optimizer", "ranks"))
 
 
 @slow
@@ -114,15 +119,20 @@ def test_a_rank_that_fails_ends_the_job_with_its_error(how, message):
 
 
 @slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_torchrun_stops_all_ranks_after_the_same_iteration(number):
+@pytest.mark.parametrize("to", ["torchrun", "one rank", "all at once"])
+def test_a_signal_stops_all_ranks_after_the_same_iteration(to):
+    """All at once is what a scheduler does: the ranks get it, and again from torchrun."""
     script = ppo_lstm_minigrid
     process = torchrun("ppo_lstm_minigrid.py", *env_flags(script), *TINY, "--total-timesteps", "10000000",
                        start_new_session=True)  # fmt: skip
     while "first step" not in process.stdout.readline():
         assert process.poll() is None, process.stderr.read()
     time.sleep(2)
-    process.send_signal(number)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ranks = [pid for pid in map(int, children) if b"ppo_lstm" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(ranks) == 2
+    for pid in {"torchrun": [process.pid], "one rank": ranks[1:], "all at once": [*ranks, process.pid]}[to]:
+        os.kill(pid, signal.SIGINT if to == "torchrun" else signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode != 0 and "go on with --resume" in out, err
     (path,) = glob.glob("runs/*/agent.pt")
