@@ -19,14 +19,13 @@ import ppo_lstm_minigrid
 SCRIPTS = {"minigrid": ppo_lstm_minigrid, "cartpole": ppo_lstm_cartpole_novel}
 
 
+# for tests of what is byte-identical in both scripts
+once_is_enough = ["minigrid", pytest.param("cartpole", marks=pytest.mark.slow)]
+cartpole_slowly = pytest.mark.parametrize("script", once_is_enough, indirect=True)
+
+
 @pytest.fixture(params=SCRIPTS)
 def script(request):
-    return SCRIPTS[request.param]
-
-
-@pytest.fixture(params=["minigrid", pytest.param("cartpole", marks=pytest.mark.slow)])
-def fast_script(request):
-    """For tests of whole processes: what they test is byte-identical in both scripts, so one is enough for `pytest`."""
     return SCRIPTS[request.param]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import cartpole_slowly
 
 import ppo_lstm_cartpole_novel
 import ppo_lstm_minigrid
@@ -111,6 +112,7 @@ BROKEN = {
 }
 
 
+@cartpole_slowly
 @pytest.mark.parametrize("kind", BROKEN)
 def test_rotten_file(script, checkpoint, capsys, kind):
     data = Path("made/agent.pt").read_bytes()
@@ -118,6 +120,7 @@ def test_rotten_file(script, checkpoint, capsys, kind):
     refused(script, ["--resume", "bad.pt"], capsys, "bad.pt")
 
 
+@cartpole_slowly
 @pytest.mark.parametrize(("change", "says"), [
     (lambda c: c.update(format=99), "newer"),
     (lambda c: c.update(script="another.py"), "another.py"),
@@ -164,8 +167,8 @@ def test_unwritable_directory(script, capsys):
     refused(script, flags, capsys, "runs")
 
 
-def test_a_real_command(fast_script):
-    script = fast_script
+@cartpole_slowly
+def test_a_real_command(script):
     command = [sys.executable, ROOT / os.path.basename(script.__file__), "--learning-rate", "nan"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2

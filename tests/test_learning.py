@@ -19,24 +19,24 @@ def values(agent, sequence):
 
 
 def test_constant_value(probe):
-    agent, _ = train(CartPoleArgs(env_id="ProbeConstant-v0", total_timesteps=6_400))
+    agent, _ = train(CartPoleArgs(env_id="ProbeConstant-v0", total_timesteps=3_200))
     torch.testing.assert_close(values(agent, [0.0]), torch.ones(1), atol=0.05, rtol=0)
 
 
 def test_value_of_an_observation(probe):
-    agent, _ = train(CartPoleArgs(env_id="ProbeValueOfObservation-v0", total_timesteps=9_600))
+    agent, _ = train(CartPoleArgs(env_id="ProbeValueOfObservation-v0", total_timesteps=6_400))
     for seen in (-1.0, 1.0):
         torch.testing.assert_close(values(agent, [seen]), torch.tensor([seen]), atol=0.05, rtol=0)
 
 
 def test_discounting(probe):
-    agent, _ = train(CartPoleArgs(env_id="ProbeDiscounting-v0", total_timesteps=9_600, gamma=0.5, gae_lambda=0.5))
+    agent, _ = train(CartPoleArgs(env_id="ProbeDiscounting-v0", total_timesteps=5_120, gamma=0.5, gae_lambda=0.5))
     torch.testing.assert_close(values(agent, [0.0, 1.0]), torch.tensor([0.5, 1.0]), atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize("env_id", ["ProbeActionChoice-v0", "ProbeActionByObservation-v0"])
 def test_actions(probe, env_id):
-    _, results = train(CartPoleArgs(env_id=env_id, total_timesteps=6_400))
+    _, results = train(CartPoleArgs(env_id=env_id, total_timesteps=3_840))
     assert results["eval"][env_id]["argmax"]["episodic_return"] > 0.95
     assert results["eval"][env_id]["sampled"]["episodic_return"] > 0.8
 

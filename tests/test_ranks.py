@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import ranks
 import torch
+from conftest import cartpole_slowly
 from test_train import ROOT, TINY, env_flags, same, scalars
 
 import envs as task_envs
@@ -42,17 +43,18 @@ def in_float64():
     torch.set_default_dtype(torch.float)
 
 
-def test_gradients_are_those_of_one_process_that_sees_all(fast_script, in_float64):
+@cartpole_slowly
+def test_gradients_are_those_of_one_process_that_sees_all(script, in_float64):
     """The union of the ranks' minibatches, fed to one process, in float64."""
     with socket.socket() as free:  # what torchrun sets, without waiting for torchrun
         free.bind(("127.0.0.1", 0))
         env = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    command = [sys.executable, ROOT / "tests" / "ranks.py", "gradients", fast_script.__name__]
+    command = [sys.executable, ROOT / "tests" / "ranks.py", "gradients", script.__name__]
     processes = [subprocess.Popen(command, env={**env, "RANK": str(rank)}) for rank in range(2)]
     assert [process.wait(60) for process in processes] == [0, 0]
     left = [torch.load(f"rank{rank}.pt") for rank in range(2)]
-    args = fast_script.Args(hidden_size=8, encoder_size=4, clip_vloss=True)
-    (agent, *one), (_, *two) = (ranks.minibatch(fast_script, args, rank) for rank in range(2))
+    args = script.Args(hidden_size=8, encoder_size=4, clip_vloss=True)
+    (agent, *one), (_, *two) = (ranks.minibatch(script, args, rank) for rank in range(2))
 
     def union(a, b):  # (T * N, ...) of each, time first -> (T * 2 N, ...)
         return torch.cat((a.unflatten(0, (5, 6)), b.unflatten(0, (5, 6))), 1).flatten(0, 1)
@@ -60,7 +62,7 @@ def test_gradients_are_those_of_one_process_that_sees_all(fast_script, in_float6
     obs, dones, actions = (union(one[i], two[i]) for i in (0, 2, 3))
     state = tuple(torch.cat(pair, 1) for pair in zip(one[1], two[1], strict=True))
     rollout = [union(a, b) for a, b in zip(one[4], two[4], strict=True)]
-    loss, stats = ranks.loss(fast_script, args, agent, obs, state, dones, actions, rollout)
+    loss, stats = ranks.loss(script, args, agent, obs, state, dones, actions, rollout)
     loss.backward()
     for gradients, averages, decided in left:
         assert decided == [1, 5]
@@ -71,18 +73,19 @@ def test_gradients_are_those_of_one_process_that_sees_all(fast_script, in_float6
             assert averages[name].item() == pytest.approx(stats[name].item(), rel=1e-6)
 
 
+@cartpole_slowly
 @slow
-def test_ranks_have_the_same_weights_at_every_step_and_one_of_them_writes(fast_script):
-    flags = [*env_flags(fast_script), *TINY, "--total-timesteps", "256", "--target-kl", "1e-5", "--learning-rate", "0.02",
+def test_ranks_have_the_same_weights_at_every_step_and_one_of_them_writes(script):
+    flags = [*env_flags(script), *TINY, "--total-timesteps", "256", "--target-kl", "1e-5", "--learning-rate", "0.02",
              "--eval-every", "2"]  # fmt: skip
-    code, out, err, left = two_ranks("train", fast_script, *flags)
+    code, out, err, left = two_ranks("train", script, *flags)
     assert code == 0, err
     one, two = left
     assert 4 <= len(one) == len(two) < 16  # the target KL ended some updates
     assert all(map(torch.equal, one, two)) and not torch.equal(one[0], one[-1])
     assert out.count("first step after") == 1 and len(os.listdir("runs")) == 1
     (run,) = map(Path, glob.glob("runs/*"))
-    checkpoint = fast_script.load_checkpoint(str(run / "agent.pt"))
+    checkpoint = script.load_checkpoint(str(run / "agent.pt"))
     a, b = checkpoint["ranks"]
     assert checkpoint["global_step"] == 256 == json.loads((run / "results.json").read_text())["global_step"]
     assert len(a["next_done"]) == 2 and not same(a["envs"], b["envs"]) and not same(a["rng"], b["rng"])

@@ -11,6 +11,7 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 import torch
+from conftest import cartpole_slowly
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import envs as task_envs
@@ -45,9 +46,9 @@ BASELINE = {}  # weights of each script's small run, trained once
 TIMED = ("train_seconds", "wandb_run_id", "args")
 
 
-def test_resume_equals_the_uninterrupted_run_bit_for_bit(fast_script):
-    """Seven iterations at once, and three then four in another process: the files agree, and so do the curves."""
-    script = fast_script
+@cartpole_slowly
+def test_resume_equals_the_uninterrupted_run_bit_for_bit(script):
+    """Seven iterations at once, and three then four: the files agree, and so do the curves."""
     flags = [*env_flags(script), *TINY, "--eval-every", "2", "--target-kl", "0.02", "--rand-move-eps", "0.1", "--anneal-lr",
              "--total-timesteps", "448", "--save-every", "3"]  # fmt: skip
     assert script.main([*flags, "--exp-name", "whole"]) == 0
@@ -56,8 +57,7 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(fast_script):
     for path in glob.glob(f"{parts}/*"):  # as if killed after the third iteration
         if os.path.basename(path) not in ("agent_192.pt",) and "tfevents" not in path:
             os.remove(path)
-    command = [sys.executable, ROOT / os.path.basename(script.__file__), "--resume", f"{parts}/agent_192.pt"]
-    subprocess.run(command, check=True, capture_output=True)
+    assert script.main(["--resume", f"{parts}/agent_192.pt"]) == 0
     a, b = (torch.load(f"{run}/agent.pt", weights_only=True) for run in (whole, parts))
     assert a.keys() == b.keys()
     for name in a.keys() - set(TIMED):
@@ -213,8 +213,8 @@ def test_wandb_offline_with_the_real_library(monkeypatch):
     assert torch.load(path, weights_only=True)["wandb_run_id"] in log
 
 
-def test_signal_saves_and_ends_cleanly(fast_script):
-    script = fast_script
+@cartpole_slowly
+def test_signal_saves_and_ends_cleanly(script):
     number = signal.SIGINT if "minigrid" in script.__file__ else signal.SIGTERM
     flags = [*env_flags(script), *TINY, "--total-timesteps", "100000000"]
     command = [sys.executable, "-u", ROOT / os.path.basename(script.__file__), *flags]
@@ -230,6 +230,7 @@ def test_signal_saves_and_ends_cleanly(fast_script):
     assert script.load_checkpoint(path)["global_step"] > 0
 
 
+@cartpole_slowly
 def test_compiled_update_is_the_same(script, small, monkeypatch):
     """The eager backend of torch.compile: the traced graph gives the same weights; and no compiler means a warning."""
     plain, _ = script.train(small(), run_dir="plain")
@@ -250,6 +251,7 @@ def test_compiled_update_is_the_same(script, small, monkeypatch):
     assert same(without.state_dict(), plain.state_dict())
 
 
+@cartpole_slowly
 @pytest.mark.parametrize("flags", [
     {"learning_rate": 1e-4}, {"num_envs": 8}, {"num_steps": 32}, {"anneal_lr": None}, {"gamma": 0.5}, {"gae_lambda": 0.5},
     {"num_minibatches": 4}, {"update_epochs": 3}, {"norm_adv": None}, {"reward_scale": 3.0}, {"clip_coef": 1e-3},

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import cartpole_slowly
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_train import ROOT, TINY, env_flags, same, scalars
@@ -153,6 +154,7 @@ def test_a_long_evaluation_is_given_up(script):
     assert Path(path).read_bytes() == before and script.load_checkpoint(path)["global_step"] == 64
 
 
+@slow
 def test_a_second_signal_ends_at_once():
     script = ppo_lstm_cartpole_novel
     process = started(script, *env_flags(script), *TINY, *LONG_UPDATE)
@@ -204,6 +206,7 @@ def test_no_flipped_byte_loads_silently_wrong(script, small, capsys):
     capsys.readouterr()
 
 
+@cartpole_slowly
 @pytest.mark.parametrize("change", [
     lambda c: c.update(format="1"), lambda c: c.update(args=[]), lambda c: c.pop("ranks"), lambda c: c.pop("optimizer"),
     lambda c: c["ranks"][0].update(next_obs=c["ranks"][0]["next_obs"][:1]),
@@ -427,7 +430,7 @@ def check(code, out, err, batch):
     shutil.rmtree("runs", ignore_errors=True)
 
 
-@pytest.mark.parametrize("count", [25, pytest.param(300, marks=slow)])
+@pytest.mark.parametrize("count", [12, pytest.param(300, marks=slow)])
 def test_any_combination_of_flags_trains_or_is_refused(count, capsys):
     @settings(max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(COMBINATIONS)
