@@ -623,8 +623,10 @@ def rank_and_number() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-def take_gpu() -> None:
-    """Each process that torchrun started on a machine takes a GPU of its own. Raises UsageError if there are too few."""
+def take_gpu(cuda: bool) -> None:
+    """With --cuda and a GPU, each process that torchrun started here takes its own. Raises UsageError if there are too few."""
+    if not (cuda and torch.cuda.is_available()):
+        return
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if local_rank >= torch.cuda.device_count():
         raise UsageError(f"torchrun: process {local_rank} of this machine finds {torch.cuda.device_count()} GPUs; "
@@ -642,8 +644,7 @@ class Ranks:
     def __init__(self, device: torch.device):
         self.rank, self.number = rank_and_number()
         if self.number > 1:
-            if device.type == "cuda":
-                take_gpu()
+            take_gpu(device.type == "cuda")
             # the others wait while one evaluates, so the limit is long
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(hours=2))
         self.device = device

@@ -871,8 +871,7 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
             remedy = "its learning rate ends there, so add" if args.anneal_lr else "raise it, or add"
             raise task_envs.UsageError(f"--total-timesteps {args.total_timesteps} is reached by {path!r}; {remedy} --eval-only")
 
-    if args.cuda and torch.cuda.is_available():
-        task_envs.take_gpu()
+    task_envs.take_gpu(args.cuda)
     if args.cudagraphs and not args.eval_only and not (args.cuda and torch.cuda.is_available()):
         raise task_envs.UsageError("--cudagraphs needs a GPU and --cuda; leave it out")
     spaces = {}
@@ -886,16 +885,16 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
         agent = Agent(*spaces[args.env_id], args)
         fresh = {"agent": agent.state_dict()}
         if not args.eval_only:
-            number = task_envs.rank_and_number()[1]
-            N, states = args.num_envs // number, checkpoint.get("ranks")
+            N, states = args.num_envs // task_envs.rank_and_number()[1], checkpoint["ranks"]
             envs = make_envs(args, args.env_id, N, "cuda" if args.cuda and torch.cuda.is_available() else "cpu")
             state = {"next_obs": envs.reset()[0], "envs": envs.state_dict(), "next_done": torch.zeros(N),
                      "next_lstm_state": agent.initial_state(N), "episodes": torch.zeros(2, N),
                      "rng": {"torch": torch.get_rng_state()}}  # fmt: skip
             envs.close()
             adam = [{"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p} for p in agent.parameters()]
-            redone = isinstance(states, list) and len(states) != number  # by another number of processes: start anew
-            fresh |= {"ranks": states if redone else [state] * number, "global_step": 0, "train_seconds": 0.0, "results": {}}
+            anew = isinstance(states, list) and len(states) * N != args.num_envs  # saved by another number of processes
+            fresh |= {"ranks": states if anew else [state] * (args.num_envs // N), "global_step": 0, "train_seconds": 0.0,
+                      "results": {}}  # fmt: skip
             if checkpoint["optimizer"]["state"]:
                 fresh["optimizer"] = {"state": dict(enumerate(adam))}
         if not like(fresh, checkpoint):

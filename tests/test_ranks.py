@@ -149,3 +149,17 @@ def test_flags_are_checked_for_each_process(monkeypatch, capsys):
     assert "--num-envs must be a multiple of the 3 processes" in capsys.readouterr().err
     assert ppo_lstm_minigrid.main(["--num-envs", "9", "--num-minibatches", "8"]) == 2
     assert "--num-minibatches must divide the 12 sequences" in capsys.readouterr().err
+
+
+def test_each_process_takes_its_own_gpu_or_says_that_there_are_too_few(monkeypatch, capsys):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    task_envs.take_gpu(True)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    task_envs.take_gpu(False)
+    assert taken == [1]
+    assert ppo_lstm_minigrid.main([]) == 2
+    assert "take a smaller --nproc-per-node" in capsys.readouterr().err and not os.path.exists("runs")
