@@ -8,7 +8,8 @@ fork. Without memory it is right half of the time; with the defaults it is right
 
 Read it top to bottom: Args, environments, agent, `gae`, `ppo_loss`, `evaluate`, `train`. `train` is the algorithm.
 
-Shapes: T = num_steps, N = num_envs, L = seq_len, C = T // L chunks of a rollout, B = C * N sequences,
+Shapes: T = num_steps, N = num_envs (this process's share of them under torchrun), L = seq_len, C = T // L chunks of a rollout,
+B = C * N sequences,
 M = sequences in a minibatch, D = observation size, F = encoded size, H = hidden_size, A = actions.
 LSTM states are pairs (h, c) of (1, N, H), as torch.nn.LSTM has them.
 
@@ -900,16 +901,16 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
         agent = Agent(*spaces[args.env_id], args)
         fresh = {"agent": agent.state_dict()}
         if not args.eval_only:
-            N, states = args.num_envs // task_envs.rank_and_number()[1], checkpoint["ranks"]
+            _, number = task_envs.rank_and_number()
+            N, states = args.num_envs // number, checkpoint["ranks"]
             envs = make_envs(args, args.env_id, N, "cuda" if args.cuda and torch.cuda.is_available() else "cpu")
             state = {"next_obs": envs.reset()[0], "envs": envs.state_dict(), "next_done": torch.zeros(N),
                      "next_lstm_state": agent.initial_state(N), "episodes": torch.zeros(2, N),
                      "rng": {"torch": torch.get_rng_state()}}  # fmt: skip
             envs.close()
             adam = [{"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p} for p in agent.parameters()]
-            anew = isinstance(states, list) and len(states) * N != args.num_envs  # saved by another number of processes
-            fresh |= {"ranks": states if anew else [state] * (args.num_envs // N), "global_step": 0, "train_seconds": 0.0,
-                      "results": {}}  # fmt: skip
+            anew = isinstance(states, list) and len(states) != number  # saved by another number of processes
+            fresh |= {"ranks": states if anew else [state] * number, "global_step": 0, "train_seconds": 0.0, "results": {}}
             if checkpoint["optimizer"]["state"]:
                 fresh["optimizer"] = {"state": dict(enumerate(adam))}
         if not like(fresh, checkpoint):
