@@ -8,6 +8,9 @@ ten="1 2 3 4 5 6 7 8 9 10"
 small="--hidden-size 8 --hidden-layer-size 16 --seq-len 8 --learning-rate 8e-4 --num-steps 1024 --num-envs 16"
 maze="--total-timesteps 10000000 --hidden-size 128 --encoder-size 64 --seq-len 32 --num-steps 128 --num-envs 256 --gamma 0.99"
 maze="$maze --learning-rate 5e-4 --update-epochs 4 --eval-every 20 --eval-episodes 1000"
+# advantages as they are: while no reward comes, normalised noise would push the policy away from exploring
+obstructed="--view-size 7 --hidden-size 64 --encoder-size 64 --seq-len 32 --num-steps 128 --gamma 0.99 --learning-rate 1e-3"
+obstructed="$obstructed --no-anneal-lr --update-epochs 4 --no-norm-adv --ent-coef 0.005 --vf-coef 0.5 --eval-every 10"
 
 # row | environment | further flags | seeds | seeds of the memoryless control
 rows="
@@ -18,7 +21,10 @@ memory-s17random   | MiniGrid-MemoryS17Random-v0     |                          
 small-memory-s13   | MiniGrid-MemoryS13-v0           | $small --total-steps 10000000                 | $ten |
 maze-s13           | MiniGrid-CustomMaze-S13-v0      | $maze                                         | $ten | 1 2 3
 mazerandom-s15     | MiniGrid-CustomMazeRandom-S15-v0 | $maze --eval-env-id MiniGrid-CustomMaze-S13-v0 MiniGrid-CustomMaze-S15-v0 | $ten | 1 2 3
-obstructedmaze-1dl | MiniGrid-ObstructedMaze-1Dl-v0  | --view-size 7                                 | $ten |
+obstructedmaze-1dl | MiniGrid-ObstructedMaze-1Dl-v0  | $obstructed --total-timesteps 3000000         | 1 2 3 | 1
+obstructedmaze-1dlh  | MiniGrid-ObstructedMaze-1Dlh-v0  | $obstructed --total-timesteps 10000000    | 1 |
+obstructedmaze-1dlhb | MiniGrid-ObstructedMaze-1Dlhb-v0 | $obstructed --total-timesteps 10000000    | 1 |
+obstructedmaze-2dlh  | MiniGrid-ObstructedMaze-2Dlh-v0  | $obstructed --total-timesteps 10000000    | 1 |
 "
 
 # shellcheck source=benchmark/run.sh
