@@ -5,7 +5,6 @@
 
 script=ppo_lstm_minigrid.py
 ten="1 2 3 4 5 6 7 8 9 10"
-small="--hidden-size 8 --hidden-layer-size 16 --seq-len 8 --learning-rate 8e-4 --num-steps 1024 --num-envs 16"
 maze="--total-timesteps 10000000 --hidden-size 128 --encoder-size 64 --seq-len 32 --num-steps 128 --num-envs 256 --gamma 0.99"
 maze="$maze --learning-rate 5e-4 --update-epochs 4 --eval-every 20 --eval-episodes 1000"
 # advantages as they are: while no reward comes, normalised noise would push the policy away from exploring
@@ -18,7 +17,7 @@ memory-s13         | MiniGrid-MemoryS13-v0           | --eval-env-id MiniGrid-Me
 memory-s9          | MiniGrid-MemoryS9-v0            | --total-timesteps 1500000 --eval-every 4      | $ten | 1 2 3
 memory-s7          | MiniGrid-MemoryS7-v0            | --total-timesteps 1000000 --eval-every 4      | $ten | 1 2 3
 memory-s17random   | MiniGrid-MemoryS17Random-v0     |                                               | 1 2 3 4 5 | 1 2 3
-small-memory-s13   | MiniGrid-MemoryS13-v0           | $small --total-steps 10000000                 | $ten |
+small-memory-s13   | MiniGrid-MemoryS13-v0           | --hidden-size 8                               | 1 2 3 4 5 |
 maze-s13           | MiniGrid-CustomMaze-S13-v0      | $maze                                         | $ten | 1 2 3
 mazerandom-s15     | MiniGrid-CustomMazeRandom-S15-v0 | $maze --eval-env-id MiniGrid-CustomMaze-S13-v0 MiniGrid-CustomMaze-S15-v0 | $ten | 1 2 3
 obstructedmaze-1dl | MiniGrid-ObstructedMaze-1Dl-v0  | $obstructed --total-timesteps 3000000         | 1 2 3 | 1

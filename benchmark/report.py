@@ -32,6 +32,7 @@ METRICS = ("success_rate", "episodic_return", "episodic_length")
 MARKS = {
     "CartPole*": ("episodic_return", (475.0, 500.0)),
     "MiniGrid-CustomMaze*": ("success_rate", (0.95, 0.98)),
+    "MiniGrid-ObstructedMaze*": ("success_rate", (0.9, 0.98)),
     "*": ("success_rate", (0.97, 0.99, 1.0)),
 }
 POOLED = {  # results over several rows at once
