@@ -13,17 +13,17 @@ obstructed="$obstructed --no-anneal-lr --update-epochs 4 --no-norm-adv --ent-coe
 
 # row | environment | further flags | seeds | seeds of the memoryless control
 rows="
-memory-s13         | MiniGrid-MemoryS13-v0           | --eval-env-id MiniGrid-MemoryS17Random-v0     | $ten | 1 2 3
-memory-s9          | MiniGrid-MemoryS9-v0            | --total-timesteps 1500000 --eval-every 4      | $ten | 1 2 3
-memory-s7          | MiniGrid-MemoryS7-v0            | --total-timesteps 1000000 --eval-every 4      | $ten | 1 2 3
-memory-s17random   | MiniGrid-MemoryS17Random-v0     |                                               | 1 2 3 4 5 | 1 2 3
-small-memory-s13   | MiniGrid-MemoryS13-v0           | --hidden-size 8                               | 1 2 3 4 5 |
-maze-s13           | MiniGrid-CustomMaze-S13-v0      | $maze                                         | $ten | 1 2 3
-mazerandom-s15     | MiniGrid-CustomMazeRandom-S15-v0 | $maze --eval-env-id MiniGrid-CustomMaze-S13-v0 MiniGrid-CustomMaze-S15-v0 | $ten | 1 2 3
-obstructedmaze-1dl | MiniGrid-ObstructedMaze-1Dl-v0  | $obstructed --total-timesteps 3000000         | 1 2 3 | 1
-obstructedmaze-1dlh  | MiniGrid-ObstructedMaze-1Dlh-v0  | $obstructed --total-timesteps 10000000    | 1 |
-obstructedmaze-1dlhb | MiniGrid-ObstructedMaze-1Dlhb-v0 | $obstructed --total-timesteps 10000000    | 1 |
-obstructedmaze-2dlh  | MiniGrid-ObstructedMaze-2Dlh-v0  | $obstructed --total-timesteps 10000000    | 1 |
+memory-s13           | MiniGrid-MemoryS13-v0            | --eval-env-id MiniGrid-MemoryS17Random-v0     | $ten      | 1 2 3
+memory-s9            | MiniGrid-MemoryS9-v0             | --total-timesteps 1500000 --eval-every 4      | $ten      | 1 2 3
+memory-s7            | MiniGrid-MemoryS7-v0             | --total-timesteps 1000000 --eval-every 4      | $ten      | 1 2 3
+memory-s17random     | MiniGrid-MemoryS17Random-v0      |                                               | 1 2 3 4 5 | 1 2 3
+small-memory-s13     | MiniGrid-MemoryS13-v0            | --hidden-size 8                               | 1 2 3 4 5 |
+maze-s13             | MiniGrid-CustomMaze-S13-v0       | $maze                                         | $ten      | 1 2 3
+mazerandom-s15       | MiniGrid-CustomMazeRandom-S15-v0 | $maze --eval-env-id MiniGrid-CustomMaze-S13-v0 MiniGrid-CustomMaze-S15-v0 | $ten      | 1 2 3
+obstructedmaze-1dl   | MiniGrid-ObstructedMaze-1Dl-v0   | $obstructed --total-timesteps 3000000         | 1 2 3     | 1
+obstructedmaze-1dlh  | MiniGrid-ObstructedMaze-1Dlh-v0  | $obstructed --total-timesteps 10000000        | 1         |
+obstructedmaze-1dlhb | MiniGrid-ObstructedMaze-1Dlhb-v0 | $obstructed --total-timesteps 10000000        | 1         |
+obstructedmaze-2dlh  | MiniGrid-ObstructedMaze-2Dlh-v0  | $obstructed --total-timesteps 10000000        | 1         |
 "
 
 # shellcheck source=benchmark/run.sh
