@@ -478,3 +478,20 @@ def test_export(script, small, capsys):
     os.remove(f"{run_dir}/results.json")
     with pytest.raises(SystemExit, match=r"no results\.json"):
         export.main([source, target, "--commit", "abc1234"])
+
+
+CHECKPOINTS = sorted((ROOT / "benchmark" / "checkpoints").glob("*.pt"))
+
+
+@pytest.mark.parametrize("path", [
+    pytest.param(path, id=path.stem, marks=[] if "Memory" in path.stem else [pytest.mark.slow]) for path in CHECKPOINTS
+])  # fmt: skip
+def test_a_published_checkpoint_does_what_it_says(path):
+    assert path.stat().st_size < 1e6
+    checkpoint = torch.load(path, weights_only=True)
+    script = report.load_script(checkpoint["script"])
+    agent, args = script.load_agent(str(path))
+    assert checkpoint["command"].endswith(f"--seed {args.seed}")
+    for env_id, said in checkpoint["results"].items():
+        found = script.evaluate(agent, args, env_id, "cpu")
+        assert abs(found["argmax"]["success_rate"] - said["argmax"]["success_rate"]) < 0.01
