@@ -22,7 +22,7 @@ maze-s13             | MiniGrid-CustomMaze-S13-v0       | $maze                 
 mazerandom-s15       | MiniGrid-CustomMazeRandom-S15-v0 | $maze --eval-env-id MiniGrid-CustomMaze-S13-v0 MiniGrid-CustomMaze-S15-v0 | $ten      | 1 2 3
 obstructedmaze-1dl   | MiniGrid-ObstructedMaze-1Dl-v0   | $obstructed --total-timesteps 3000000         | 1 2 3     | 1
 obstructedmaze-1dlh  | MiniGrid-ObstructedMaze-1Dlh-v0  | $obstructed --total-timesteps 5000000         | 1         | 1
-obstructedmaze-1dlhb | MiniGrid-ObstructedMaze-1Dlhb-v0 | $obstructed --total-timesteps 5000000         | 1         | 1
+obstructedmaze-1dlhb | MiniGrid-ObstructedMaze-1Dlhb-v0 | $obstructed --total-timesteps 10000000        | 1         | 1
 obstructedmaze-2dlh  | MiniGrid-ObstructedMaze-2Dlh-v0  | $obstructed --total-timesteps 6000000         | 1         | 1
 "
 
