@@ -8,9 +8,9 @@ fork. Without memory it is right half of the time; with the defaults it is right
 
 Read it top to bottom: Args, environments, agent, `gae`, `ppo_loss`, `evaluate`, `train`. `train` is the algorithm.
 
-Shapes: T = num_steps, N = num_envs (this process's share of them under torchrun), L = seq_len, C = T // L chunks of a rollout,
-B = C * N sequences,
-M = sequences in a minibatch, D = observation size, F = encoded size, H = hidden_size, A = actions.
+Shapes: T = num_steps, N = num_envs (this process's share of them under torchrun), L = seq_len, C = T // L chunks of a
+rollout, B = C * N sequences, M = sequences in a minibatch, D = observation size, F = encoded size, H = hidden_size,
+A = actions.
 LSTM states are pairs (h, c) of (1, N, H), as torch.nn.LSTM has them.
 
 What the LSTM adds to PPO (the comments below cite these):

@@ -7,7 +7,7 @@ script=ppo_lstm_minigrid.py
 ten="1 2 3 4 5 6 7 8 9 10"
 maze="--total-timesteps 10000000 --hidden-size 128 --encoder-size 64 --seq-len 32 --num-steps 128 --num-envs 256 --gamma 0.99"
 maze="$maze --learning-rate 5e-4 --update-epochs 4 --eval-every 20 --eval-episodes 1000"
-# advantages as they are: while no reward comes, normalised noise would push the policy away from exploring
+# small steps and advantages as they are, so that while no reward comes noise does not end the exploring
 obstructed="--view-size 7 --hidden-size 64 --encoder-size 64 --seq-len 32 --num-steps 128 --gamma 0.99 --learning-rate 1e-3"
 obstructed="$obstructed --no-anneal-lr --update-epochs 4 --no-norm-adv --ent-coef 0.005 --vf-coef 0.5 --eval-every 10"
 
