@@ -217,8 +217,8 @@ class Encoder(nn.Module):
         self.out_features = size or len(bound)
 
     def distinct(self, x):
-        """See ppo_lstm_minigrid.py: observations of real numbers hardly repeat, so x (B, D) as it is, and None."""
-        return x, None
+        """(B, D) -> rows and index (B,), x = rows[index]. Observations of real numbers hardly repeat: the rows are all of x."""
+        return x, torch.arange(len(x), device=x.device)
 
     def forward(self, x):
         x = x * self.scale
@@ -232,44 +232,40 @@ class LSTMRecurrence(torch.autograd.Function):
     h, c (N, H) the state before the first step; keep (T, N, 1) is 0 where the step begins an episode, so that nothing
     passes into it, 1 elsewhere. Returns the hidden states (T, N, H) and the last h and c (N, H).
 
-    Back-propagation through time is written out: what does not depend on later steps is done for all steps at once, and
-    the loop is left with what must be sequential (Appleyard et al. 2016, for the forward pass). [L4]
+    Back-propagation through time is written out: it takes fewer operations than autograd's, and one matrix product for the
+    weight's gradient (Appleyard et al. 2016 do so for the forward pass). [L4]
     """
 
     @staticmethod
     def forward(ctx, projected, weight_hh, h, c, keep):
-        history = []
-        for x, kept in zip(projected.unbind(0), keep.unbind(0), strict=True):
-            h, last_c = h * kept, c * kept  # [L1]
-            gates = torch.addmm(x, h, weight_hh.t())
-            i, f, g, o = gates.chunk(4, 1)
-            i.sigmoid_(), f.sigmoid_(), g.tanh_(), o.sigmoid_()
+        hidden, history = [], []
+        for x, kept in zip(projected, keep, strict=True):
+            last_h, last_c = h * kept, c * kept  # [L1]
+            i, f, g, o = torch.addmm(x, last_h, weight_hh.t()).chunk(4, 1)
+            i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
             c = (f * last_c).addcmul_(i, g)
-            tanh_c, last_h = c.tanh(), h
+            tanh_c = c.tanh()
             h = o * tanh_c
-            history.append((gates, last_h, last_c, tanh_c, h))
-        gates, last_h, last_c, tanh_c, hidden = map(torch.stack, zip(*history, strict=True))
-        ctx.save_for_backward(gates, last_h, last_c, tanh_c, weight_hh, keep)
-        return hidden, h, c
+            hidden.append(h)
+            history += last_h, last_c, i, f, g, o, tanh_c
+        ctx.save_for_backward(weight_hh, keep, *history)
+        return torch.stack(hidden), h, c
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, d_hidden, dh, dc):
-        gates, last_h, last_c, tanh_c, weight_hh, keep = ctx.saved_tensors
-        i, f, g, o = gates.chunk(4, 2)
-        # how the input of i, f and g moves c, how that of o moves h; (T, N, 4, H)
+        weight_hh, keep, *history = ctx.saved_tensors
         by_sigmoid, by_tanh = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
-        d_gates = torch.stack((by_sigmoid(g, i), by_sigmoid(last_c, f), by_tanh(i, g), by_sigmoid(tanh_c, o)), 2)
-        h_by_c, c_by_last_c = by_tanh(o, tanh_c), f * keep
-        for d, h_c, c_c, kept, d_out in zip(*(x.unbind(0)[::-1] for x in (d_gates, h_by_c, c_by_last_c, keep, d_hidden)),
-                                            strict=True):  # fmt: skip
-            dh = dh + d_out
-            dc = torch.addcmul(dc, dh, h_c)
-            d[:, :3].mul_(dc[:, None])
-            d[:, 3].mul_(dh)
-            dh, dc = (d.flatten(1) @ weight_hh) * kept, dc * c_c
-        d_gates = d_gates.flatten(2)
-        return d_gates, d_gates.flatten(0, 1).t() @ last_h.flatten(0, 1), dh, dc, None
+        d_gates = []
+        for t in reversed(range(len(keep))):
+            _, last_c, i, f, g, o, tanh_c = history[7 * t : 7 * t + 7]
+            dh = dh + d_hidden[t]
+            dc = torch.addcmul(dc, dh, by_tanh(o, tanh_c))
+            d_i, d_f, d_g = by_sigmoid(dc * g, i), by_sigmoid(dc * last_c, f), by_tanh(dc * i, g)
+            d_gates.append(torch.cat((d_i, d_f, d_g, by_sigmoid(dh * tanh_c, o)), 1))
+            dh, dc = (d_gates[-1] @ weight_hh) * keep[t], dc * f * keep[t]
+        d_gates = torch.stack(d_gates[::-1])  # (T, N, 4H)
+        return d_gates, d_gates.flatten(0, 1).t() @ torch.cat(history[::7]), dh, dc, None
 
 
 def sample(probs, generator=None):
@@ -281,7 +277,8 @@ class Agent(nn.Module):
     """Encoder -> LSTM -> actor head and critic head. The interface is CleanRL's (ppo_atari_lstm.py).
 
     Every method reads x (T * N, D), time first, with lstm_state (h, c) of (1, N, H) from before the first step and
-    done (T * N,) float, 1 where x is an episode's first observation. A single step is T = 1.
+    done (T * N,) float, 1 where x is an episode's first observation. A single step is T = 1. With an `index` (T * N,) what
+    is read is x[index], and rows of x that recur are encoded once.
     """
 
     def __init__(self, obs_space: gym.spaces.Box, num_actions: int, args: Args):
@@ -310,14 +307,15 @@ class Agent(nn.Module):
         """The zero state: h and c, (1, N, H) each."""
         return tuple(torch.zeros(2, 1, num_envs, self.lstm.hidden_size, device=self.lstm.weight_hh_l0.device))
 
-    def get_states(self, x, lstm_state, done):
+    def get_states(self, x, lstm_state, done, index=None):
         """-> hidden (T * N, H), the state after the last step."""
         h, c = lstm_state[0][0], lstm_state[1][0]
         if self.memoryless:
             done = torch.ones_like(done)  # [L8]
         lstm = self.lstm
-        rows, index = self.encoder.distinct(x)
-        projected = nn.functional.linear(self.encoder(rows), lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)  # [L4]
+        if index is not None and len(index) <= len(x):  # the fewer are encoded
+            x, index = x[index], None
+        projected = nn.functional.linear(self.encoder(x), lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)  # [L4]
         projected = projected if index is None else projected.index_select(0, index)
         projected = projected.view(-1, *h.shape[:-1], projected.shape[-1])  # (T, N, 4H)
         keep = (1.0 - done).view(-1, h.shape[0], 1)
@@ -329,21 +327,27 @@ class Agent(nn.Module):
         hidden, _ = self.get_states(x, lstm_state, done)
         return self.critic(hidden).squeeze(-1)
 
-    def get_action_and_value(self, x, lstm_state, done, action=None):
+    def get_probs(self, hidden):
+        """hidden (..., H) -> probs (..., A) of the policy that trains, random moves included."""
+        probs, eps = self.actor(hidden).softmax(-1), self.rand_move_eps
+        return (1 - eps) * probs + eps / probs.shape[-1] if eps else probs  # [L7]
+
+    def evaluate_actions(self, hidden, action):
+        """hidden (..., H), action (...) -> its logprob, the policy's entropy, value, (...) each."""
+        # the mixture is never near zero; without it only log_softmax keeps an all but certain policy finite
+        logprobs = self.get_probs(hidden).log() if self.rand_move_eps else self.actor(hidden).log_softmax(-1)
+        logprob = logprobs.gather(-1, action[..., None]).squeeze(-1)
+        return logprob, -(logprobs.exp() * logprobs).sum(-1), self.critic(hidden).squeeze(-1)
+
+    def get_action_and_value(self, x, lstm_state, done, action=None, index=None):
         """-> action, logprob, entropy, value, (T * N,) each, and the state after the last step.
 
-        The policy is the one that trains, random moves included; without `action` one is drawn from it.
+        The policy is the one that trains; without `action` one is drawn from it.
         """
-        hidden, lstm_state = self.get_states(x, lstm_state, done)
-        logits, eps = self.actor(hidden), self.rand_move_eps
-        # [L7] the mixture is never near zero; without it only log_softmax keeps an all but certain policy finite
-        logprobs = ((1 - eps) * logits.softmax(-1) + eps / logits.shape[-1]).log() if eps else logits.log_softmax(-1)
-        probs = logprobs.exp()
+        hidden, lstm_state = self.get_states(x, lstm_state, done, index)
         if action is None:
-            action = sample(probs)
-        logprob = logprobs.gather(-1, action[:, None]).squeeze(-1)
-        entropy = -(probs * logprobs).sum(-1)
-        return action, logprob, entropy, self.critic(hidden).squeeze(-1), lstm_state
+            action = sample(self.get_probs(hidden))
+        return action, *self.evaluate_actions(hidden, action), lstm_state
 
     def get_logits(self, x, lstm_state, done):
         """-> logits (T * N, A) of the policy without random moves, state."""
@@ -362,13 +366,12 @@ def gae(rewards, values, dones, next_value, next_done, gamma: float, gae_lambda:
     rewards, values, dones (T, N), next_value, next_done (N,). dones[t + 1] says that the episode of step t ended with
     it; nothing passes over that border. Where it was cut by a time limit, the bootstrap is in the reward already [L5].
     """
-    advantages = torch.zeros_like(rewards)
-    last = torch.zeros_like(next_value)
-    for t in reversed(range(len(rewards))):
-        going_on = 1.0 - next_done
-        delta = rewards[t] + gamma * next_value * going_on - values[t]
-        advantages[t] = last = delta + gamma * gae_lambda * going_on * last
-        next_value, next_done = values[t], dones[t]
+    discount = gamma * (1.0 - torch.cat((dones[1:], next_done[None])))
+    delta = rewards + discount * torch.cat((values[1:], next_value[None])) - values
+    advantages = [delta[-1]]
+    for t in reversed(range(len(rewards) - 1)):
+        advantages.append(delta[t] + gae_lambda * discount[t] * advantages[-1])
+    advantages = torch.stack(advantages[::-1])
     return advantages, advantages + values
 
 
@@ -545,9 +548,10 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     final_obs = torch.zeros_like(obs)  # (T, N, D) what followed step t, before any reset
     cut = torch.zeros((T, N), dtype=torch.bool, device=device)  # (T, N) step t ended its episode by a time limit
     actions = torch.zeros((T, N), dtype=torch.int64, device=device)  # (T, N)
-    logprobs, rewards, dones, values, ends, ended_return, ended_length = torch.zeros((7, T, N), device=device)  # (T, N)
+    rewards, dones = torch.zeros((2, T, N), device=device)  # (T, N)
     lstm_h, lstm_c = torch.zeros((2, T + 1, N, args.hidden_size), device=device)  # (T + 1, N, H) before reading obs[t]
-    episode_return, episode_length = torch.zeros((2, N), device=device)  # (N,) of the episodes in progress
+    episodes = torch.zeros((2, N), device=device)  # (2, N) return and length of the episodes in progress
+    episodes_at = torch.zeros((T, 2, N), device=device)  # (T, 2, N) the same after each step, before any reset
 
     train_seconds, return_ema, results = 0.0, None, {}
     if checkpoint:
@@ -564,7 +568,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             if task_envs.resumes_exactly(envs):
                 next_obs, next_done = mine["next_obs"].to(device), mine["next_done"].to(device)
                 next_lstm_state = tuple(state.to(device) for state in mine["next_lstm_state"])
-                episode_return, episode_length = mine["episodes"].to(device).unbind()
+                episodes = mine["episodes"].to(device)
             else:
                 print("the episodes in progress cannot be saved for this environment: they start anew")
                 next_obs, _ = envs.reset()
@@ -574,7 +578,6 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     logger = leads and Logger(args, run_dir, global_step, checkpoint and checkpoint.get("wandb_run_id"))
 
     def save(name):
-        episodes = torch.stack((episode_return, episode_length))
         rng = {"torch": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if device.type == "cuda" else {})
         states = ranks.collect({"envs": envs.state_dict(), "next_obs": next_obs, "next_done": next_done,
                                 "next_lstm_state": next_lstm_state, "episodes": episodes, "rng": rng})  # fmt: skip
@@ -622,18 +625,17 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             for t in range(T):
                 obs[t], dones[t] = next_obs, next_done
                 lstm_h[t], lstm_c[t] = next_lstm_state[0][0], next_lstm_state[1][0]
-                actions[t], logprobs[t], _, values[t], next_lstm_state = agent.get_action_and_value(
-                    next_obs, next_lstm_state, next_done
-                )
+                hidden, next_lstm_state = agent.get_states(next_obs, next_lstm_state, next_done)
+                actions[t] = sample(agent.get_probs(hidden))
                 next_obs, rewards[t], terminated, truncated, infos = envs.step(actions[t])
                 next_done = (terminated | truncated).float()
                 final_obs[t], cut[t] = infos["final_obs"], truncated & ~terminated
-                episode_return += rewards[t]
-                episode_length += 1
-                ends[t], ended_return[t], ended_length[t] = next_done, episode_return, episode_length
-                episode_return *= 1 - next_done
-                episode_length *= 1 - next_done
+                episodes[0] += rewards[t]
+                episodes[1] += 1
+                episodes_at[t] = episodes
+                episodes *= 1 - next_done
             lstm_h[T], lstm_c[T] = next_lstm_state[0][0], next_lstm_state[1][0]
+            logprobs, _, values = agent.evaluate_actions(lstm_h[1:], actions)  # (T, N); obs[t] led to lstm_h[t + 1]
 
             # ---- ADVANTAGES
             t, n = cut.nonzero(as_tuple=True)
@@ -646,18 +648,17 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             advantages, returns = gae(bootstrapped, values, dones, next_value, next_done, args.gamma, args.gae_lambda)
 
         # ---- UPDATE
-        b_obs, b_actions, b_logprobs, b_dones, b_advantages, b_returns, b_values = (
-            to_sequences(x, L) for x in (obs, actions, logprobs, dones, advantages, returns, values)
-        )  # (L, B, ...)
-        b_h, b_c = lstm_h[:T:L].reshape(1, -1, args.hidden_size), lstm_c[:T:L].reshape(1, -1, args.hidden_size)  # [L2]
+        rows, index = agent.encoder.distinct(obs.flatten(0, 1))
+        b_integers = to_sequences(torch.stack((index.view(T, N), actions), -1), L)  # (L, B, 2)
+        b_floats = to_sequences(torch.stack((dones, logprobs, advantages, returns, values), -1), L)  # (L, B, 5)
+        b_states = torch.stack((lstm_h[:T:L], lstm_c[:T:L])).view(2, 1, -1, args.hidden_size)  # (2, 1, B, H) [L2]
         totals, updates, kl_reached = {}, 0, False
         for _epoch in range(args.update_epochs):
-            for mb in torch.randperm(b_h.shape[1], device=device).chunk(args.num_minibatches):  # (M,) sequences [L3]
-                mb_actions = b_actions[:, mb].flatten()
-                _, newlogprob, entropy, newvalue, _ = learn(
-                    b_obs[:, mb].flatten(0, 1), (b_h[:, mb], b_c[:, mb]), b_dones[:, mb].flatten(), mb_actions
-                )
-                mb_rollout = (x[:, mb].flatten() for x in (b_logprobs, b_advantages, b_returns, b_values))
+            for mb in torch.randperm(b_states.shape[2], device=device).chunk(args.num_minibatches):  # (M,) sequences [L3]
+                mb_index, mb_actions = b_integers.index_select(1, mb).view(-1, 2).T.contiguous()
+                mb_dones, *mb_rollout = b_floats.index_select(1, mb).view(-1, 5).T.contiguous()
+                mb_states = b_states.index_select(2, mb).unbind()
+                _, newlogprob, entropy, newvalue, _ = learn(rows, mb_states, mb_dones, mb_actions, mb_index)
                 loss, stats = ppo_loss(newlogprob, entropy, newvalue, *mb_rollout, args, ranks.std_mean)
                 optimizer.zero_grad()
                 loss.backward()
@@ -686,15 +687,16 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         metrics["losses/explained_variance"] = 1 - unexplained.item()
         metrics["charts/learning_rate"] = optimizer.param_groups[0]["lr"]
         metrics["charts/SPS"] = global_step / train_seconds
-        ended = ends.bool()
-        if ended.any():
-            mean_return = ended_return[ended].mean().item()
+        ends = torch.cat((dones[1:], next_done[None])).bool()
+        if ends.any():
+            ended_return, ended_length = episodes_at[:, 0][ends], episodes_at[:, 1][ends]
+            mean_return = ended_return.mean().item()
             return_ema = mean_return if return_ema is None else 0.9 * return_ema + 0.1 * mean_return
             threshold = task_envs.success_return(args.env_id)
             metrics["charts/episodic_return"] = mean_return
             metrics["charts/episodic_return_ema"] = return_ema
-            metrics["charts/episodic_length"] = ended_length[ended].mean().item()
-            metrics["charts/success_rate"] = (ended_return[ended] >= threshold).float().mean().item()
+            metrics["charts/episodic_length"] = ended_length.mean().item()
+            metrics["charts/success_rate"] = (ended_return >= threshold).float().mean().item()
         if leads:
             logger.log(metrics, global_step)
 
@@ -743,17 +745,17 @@ def compiled(function, args: Args):
     mode = "reduce-overhead" if args.compile and args.cudagraphs else None
     fast, works = torch.compile(function, backend=backend, mode=mode, dynamic=False), []
 
-    def call(*inputs):
+    def call(x, lstm_state, done, action, index):
         if works == [False]:
-            return function(*inputs)
+            return function(x, lstm_state, done, action, index)
         try:
-            outputs = fast(*inputs)
+            outputs = fast(x[index], lstm_state, done, action)  # of the same shape, however many rows are distinct
         except Exception as error:
             if works:
                 raise
             works.append(False)
             warnings.warn(f"--compile: goes on without, {type(error).__name__}: {str(error).splitlines()[0]}", stacklevel=1)
-            return function(*inputs)
+            return function(x, lstm_state, done, action, index)
         works[:] = [True]
         return outputs
 
