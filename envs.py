@@ -310,7 +310,7 @@ class MemoryVectorEnv(GridVectorEnv):
         return self.table.terminal[self.state], self.table.success[self.state]
 
     def _observe(self):
-        return self.table.obs[self.state]
+        return self.table.obs.index_select(0, self.state)
 
     def task_variables(self) -> dict[str, torch.Tensor]:
         """(N,) int64 each: cue (0 key, 1 ball), x, y, direction of the agent, success_x, success_y (the right end)."""
