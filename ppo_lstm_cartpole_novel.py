@@ -240,9 +240,9 @@ class LSTMRecurrence(torch.autograd.Function):
     def forward(ctx, projected, weight_hh, h, c, keep):
         hidden, history = [], []
         for x, kept in zip(projected, keep, strict=True):
-            last_h, last_c = h * kept, c * kept  # [L1]
+            last_h, last_c = h * kept, c  # [L1]
             i, f, g, o = torch.addmm(x, last_h, weight_hh.t()).chunk(4, 1)
-            i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+            i, f, g, o = i.sigmoid(), f.sigmoid() * kept, g.tanh(), o.sigmoid()  # [L1] nothing of c passes into an episode
             c = (f * last_c).addcmul_(i, g)
             tanh_c = c.tanh()
             h = o * tanh_c
@@ -263,7 +263,7 @@ class LSTMRecurrence(torch.autograd.Function):
             dc = torch.addcmul(dc, dh, by_tanh(o, tanh_c))
             d_i, d_f, d_g = by_sigmoid(dc * g, i), by_sigmoid(dc * last_c, f), by_tanh(dc * i, g)
             d_gates.append(torch.cat((d_i, d_f, d_g, by_sigmoid(dh * tanh_c, o)), 1))
-            dh, dc = (d_gates[-1] @ weight_hh) * keep[t], dc * f * keep[t]
+            dh, dc = (d_gates[-1] @ weight_hh) * keep[t], dc * f
         d_gates = torch.stack(d_gates[::-1])  # (T, N, 4H)
         return d_gates, d_gates.flatten(0, 1).t() @ torch.cat(history[::7]), dh, dc, None
 
