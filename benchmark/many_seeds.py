@@ -87,6 +87,7 @@ class Work:
         L, M, H = self.L, self.M, args.hidden_size
         source = script.make_envs(args, args.env_id, S * L * M, device)
         self.obs = source.reset(seed=1)[0].view(L, S, M, -1)
+        self.distinct = [agent.encoder.distinct(self.obs[:, s].flatten(0, 1)) for s, agent in enumerate(self.agents)]
         self.h, self.c = torch.randn(2, S, M, H, device=device) * 0.1
         self.dones = (torch.rand(L, S, M, device=device) < 0.05).float()
         self.actions = torch.randint(3, (L, S, M), device=device)
@@ -103,8 +104,10 @@ class Work:
 
     def separate_gradients(self, s):
         agent, rollout = self.agents[s], [x[:, s].flatten() for x in self.rollout]
-        obs, dones, actions = (x[:, s].flatten(0, 1) for x in (self.obs, self.dones, self.actions))
-        _, logprob, entropy, value, _ = agent.get_action_and_value(obs, (self.h[s][None], self.c[s][None]), dones, actions)
+        (rows, index), dones, actions = self.distinct[s], *(x[:, s].flatten() for x in (self.dones, self.actions))
+        _, logprob, entropy, value, _ = agent.get_action_and_value(
+            rows, (self.h[s][None], self.c[s][None]), dones, actions, index
+        )
         loss, _ = script.ppo_loss(logprob, entropy, value, *rollout, rollout[-1], self.args)
         agent.zero_grad()
         loss.backward()
@@ -150,8 +153,9 @@ class Work:
 
     @torch.no_grad()
     def separate_rollout(self):
-        actions = [agent.get_action_and_value(self.next_obs[s], self.state[:, s, None], self.next_done[s])[0]
-                   for s, agent in enumerate(self.agents)]  # fmt: skip
+        hidden = [agent.get_states(self.next_obs[s], self.state[:, s, None], self.next_done[s])[0]
+                  for s, agent in enumerate(self.agents)]  # fmt: skip
+        actions = [script.sample(agent.get_probs(h)) for agent, h in zip(self.agents, hidden, strict=True)]
         self.envs.step(torch.cat(actions))
 
     @torch.no_grad()
