@@ -91,14 +91,21 @@ def spy(monkeypatch, script, name, after):
 
 @pytest.mark.parametrize("memoryless", [False, True])
 def test_importance_ratio_is_one_before_the_first_update(script, small, monkeypatch, memoryless):
-    """The update replays what the rollout did: stored states, resets, random moves, everything."""
-    ratios = []
-    spy(monkeypatch, script, "ppo_loss", lambda i, _: ratios.append((i[0] - i[3]).exp().detach()))
+    """The update replays what the rollout did: stored states, resets, random moves, everything; values too."""
+    ratios, values = [], []
+
+    def note(inputs, _):
+        newlogprob, _, newvalue, logprobs, _, _, value, *_ = inputs
+        ratios.append((newlogprob - logprobs).exp().detach())
+        values.append((newvalue - value).detach())
+
+    spy(monkeypatch, script, "ppo_loss", note)
     args = small(num_minibatches=1, update_epochs=1, total_timesteps=64 * 20, num_steps=16, rand_move_eps=0.1,
                  learning_rate=0.02, memoryless=memoryless)  # fmt: skip
     script.train(args)
     assert len(ratios) == 20
     assert all((ratio - 1).abs().max() < 1e-5 for ratio in ratios)
+    assert all(error.abs().max() < 1e-5 for error in values)
 
 
 def test_ratio_test_has_teeth(script, small, monkeypatch):
