@@ -14,7 +14,7 @@ obstructed="$obstructed --no-anneal-lr --update-epochs 4 --no-norm-adv --ent-coe
 # row | environment | further flags | seeds | seeds of the memoryless control
 rows="
 memory-s13           | MiniGrid-MemoryS13-v0            | --eval-env-id MiniGrid-MemoryS17Random-v0     | $ten      | 1 2 3
-memory-s9            | MiniGrid-MemoryS9-v0             | --total-timesteps 1000000 --eval-every 4 --vf-coef 5 | $ten      | 1 2 3
+memory-s9            | MiniGrid-MemoryS9-v0             | --total-timesteps 1500000 --eval-every 4      | $ten      | 1 2 3
 memory-s7            | MiniGrid-MemoryS7-v0             | --total-timesteps 1000000 --eval-every 4      | $ten      | 1 2 3
 memory-s17random     | MiniGrid-MemoryS17Random-v0      |                                               | 1 2 3 4 5 | 1 2 3
 small-memory-s13     | MiniGrid-MemoryS13-v0            | --hidden-size 8                               | 1 2 3 4 5 |
