@@ -9,6 +9,7 @@ Parts:  work     training steps/s of one fixed piece of work (WORK below), sever
         split    the same work's time: environment, rest of the rollout, update
         scaling  the same over num_envs (at most MOST_STEPS a rollout), seq_len, hidden_size, threads, one at a time
         vs       the same work in another library, alternating with ours, and the ratio of the medians
+        floors   what its matrix products alone would take, and moving its tensors: the machine's floors beneath the split
         vector   gymnasium's SyncVectorEnv and AsyncVectorEnv on a task that has no batched form
 
 The results are printed, kept in benchmark/results/throughput.json (-o), each part with the machine that it ran on, and drawn
@@ -47,7 +48,7 @@ SCALING = {  # flag: values
     "num-threads": (1, 2, 4, 8),
 }
 MOST_STEPS = 2**17  # of one rollout; above it num_steps shrinks, so that an iteration stays within seconds
-PARTS = ("work", "split", "scaling", "vector")
+PARTS = ("work", "split", "floors", "scaling", "vector")
 VECTOR_ENV = "MiniGrid-ObstructedMaze-1Dl-v0"
 VECTOR_KINDS = {"SyncVectorEnv": None, "AsyncVectorEnv, shared memory": True, "AsyncVectorEnv, pipes": False}
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # told apart by colour-blind readers
@@ -276,7 +277,43 @@ def measure_vector(spec: dict) -> dict:
     return {"SPS": steps * spec["num_envs"] / seconds, "made_seconds": made - begin, "device": "cpu"}
 
 
-MEASURES = {"ours": measure_ours, "sb3": measure_sb3, "vector": measure_vector}
+def measure_floors(spec: dict) -> dict:
+    """Microseconds per training step of the products of matrices in rollout and update, at their shapes, and of moving what
+    the update's recurrence writes and reads, at the speed of a copy. (CPU, --encoder-size 0; distinct views are few.)"""
+    sys.path.insert(0, str(ROOT))
+    import torch
+
+    import ppo_lstm_minigrid as script
+
+    args = parse_flags(script, spec["flags"])
+    torch.set_num_threads(args.num_threads)
+    N, L, H, E = args.num_envs, args.seq_len, args.hidden_size, args.update_epochs
+    M = N * args.num_steps // L // args.num_minibatches
+    F = script.Encoder(script.make_envs(args, args.env_id, 1, "cpu").single_observation_space, 0).out_features
+
+    def seconds(function, *inputs):
+        times, end = [], time.perf_counter() + spec["seconds"] / 5
+        while len(times) < 10 or time.perf_counter() < end:
+            begin = time.perf_counter()
+            function(*inputs)
+            times.append(time.perf_counter() - begin)
+        return statistics.median(times)
+
+    def product(rows, inner, columns):
+        return seconds(torch.mm, torch.rand(rows, inner), torch.rand(inner, columns))
+
+    rollout = (product(N, F, 4 * H) + product(N, H, 4 * H)) / N
+    update = (product(M, H, 4 * H) + product(M, 4 * H, H) + product(4 * H, L * M, H) / L) / M * E
+    tensor = torch.rand(L * M, 4 * H)
+    copied = seconds(tensor.clone) / (2 * tensor.numel())  # a number read and written
+    # numbers a step and epoch: 4H projected, written and read; seven of H kept for the way back, twice; the gates' gradients,
+    # written, stacked (read, written), read by two products; hidden states and their gradients
+    moved = copied * E * H * (2 * 4 + 2 * 7 + 5 * 4 + 4)
+    split = {"rollout: products": rollout, "update: products": update, "update: moving tensors": moved}
+    return {"SPS": 1 / sum(split.values()), "split": {name: 1e6 * value for name, value in split.items()}, "device": "cpu"}
+
+
+MEASURES = {"ours": measure_ours, "sb3": measure_sb3, "vector": measure_vector, "floors": measure_floors}
 
 
 def worker(spec: dict) -> None:
@@ -324,6 +361,10 @@ def part_work(args):
 
 def part_split(args):
     yield measure(args, "under clocks", "ours", split=True)
+
+
+def part_floors(args):
+    yield measure(args, "products and copies alone", "floors")
 
 
 def part_scaling(args):

@@ -339,6 +339,13 @@ def test_a_measurement_that_fails_or_hangs_is_told(capfd):
     assert json.loads(Path("t.json").read_text())["work"]["rows"][0]["error"]
 
 
+def test_floors_are_measured():
+    spec = {"seconds": 0.05, "flags": ["--num-envs", "8", "--num-steps", "32", "--encoder-size", "0", "--num-threads", "1"]}
+    row = throughput.measure_floors(spec)
+    assert all(value > 0 for value in row["split"].values())
+    assert sum(row["split"].values()) == pytest.approx(1e6 / row["SPS"])
+
+
 def test_vector_environments_are_measured():
     for kind in list(throughput.VECTOR_KINDS)[:1]:
         spec = {"kind": kind, "num_envs": 2, "seconds": 0.1, "warmup": 0.05}
