@@ -3,8 +3,8 @@
     python ppo_lstm_cartpole_novel.py --track
 
 The agent sees where the cart is and how the pole leans, not how fast either moves: it has to remember where they were.
-Expect a return of 500 after 50,000 steps, some 15 seconds on a CPU core (eight seeds of ten; the others reached 492 and
-438); without memory it stays near 43.
+Expect a return of 500, or nearly, after 50,000 steps, some five seconds on a CPU core (five seeds of ten; four more reached
+484 to 499, one 395); without memory it stays near 43.
 
 Read it top to bottom: Args, environments, agent, `gae`, `ppo_loss`, `evaluate`, `train`. `train` is the algorithm.
 

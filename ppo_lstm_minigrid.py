@@ -4,7 +4,7 @@
 
 The agent sees 3x3 cells. It passes a cue (key or ball), walks a corridor, and must turn to the matching object at the
 fork. Without memory it is right half of the time; with the defaults it is right from every start (exact success 1.0) after
-0.8 to 4.5 M of 5 M steps, ten seeds of ten, five to nine minutes on a busy CPU core.
+1.0 to 3.8 M of 5 M steps, ten seeds of ten; the 5 M take two and a half minutes on one core of a recent CPU.
 
 Read it top to bottom: Args, environments, agent, `gae`, `ppo_loss`, `evaluate`, `train`. `train` is the algorithm.
 
