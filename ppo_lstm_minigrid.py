@@ -263,7 +263,7 @@ class LSTMRecurrence(torch.autograd.Function):
             tanh_c = c.tanh()
             h = o * tanh_c
             hidden.append(h)
-            history += last_h, last_c, i, f, g, o, tanh_c
+            history += last_h, last_c, i, f, g, o, tanh_c  # seven a step
         ctx.save_for_backward(weight_hh, keep, *history)
         return torch.stack(hidden), h, c
 
@@ -664,6 +664,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             advantages, returns = gae(bootstrapped, values, dones, next_value, next_done, args.gamma, args.gae_lambda)
 
         # ---- UPDATE
+        # what belongs to a step lies side by side, so that a minibatch is gathered in three pieces, not nine
         rows, index = agent.encoder.distinct(obs.flatten(0, 1))
         b_integers = to_sequences(torch.stack((index.view(T, N), actions), -1), L)  # (L, B, 2)
         b_floats = to_sequences(torch.stack((dones, logprobs, advantages, returns, values), -1), L)  # (L, B, 5)

@@ -7,9 +7,9 @@
 
 Parts:  work     training steps/s of one fixed piece of work (WORK below), several times
         split    the same work's time: environment, rest of the rollout, update
+        floors   what its matrix products alone would take, and moving its tensors: the machine's floors beneath the split
         scaling  the same over num_envs (at most MOST_STEPS a rollout), seq_len, hidden_size, threads, one at a time
         vs       the same work in another library, alternating with ours, and the ratio of the medians
-        floors   what its matrix products alone would take, and moving its tensors: the machine's floors beneath the split
         vector   gymnasium's SyncVectorEnv and AsyncVectorEnv on a task that has no batched form
 
 The results are printed, kept in benchmark/results/throughput.json (-o), each part with the machine that it ran on, and drawn

@@ -56,15 +56,11 @@ def test_memoryless_control_cannot_recall(probe):
 
 @pytest.mark.slow
 def test_cartpole_without_velocities():
-    """The defaults reach 475 over 100 held-out episodes (two seeds of three, or all: on each CPU a seed is another sample);
-    the memoryless control stays below 100."""
-
-    def final(**flags):
-        _, results = train(ppo_lstm_cartpole_novel.Args(**flags))
-        return results["eval"]["CartPoleNoVel-v0"]["argmax"]["episodic_return"]
-
-    assert sorted(final(seed=seed) for seed in (1, 2, 3))[1] >= 475
-    assert final(memoryless=True) < 100
+    """The defaults reach 475 over 100 held-out episodes; the memoryless control stays below 100."""
+    _, results = train(ppo_lstm_cartpole_novel.Args())
+    assert results["eval"]["CartPoleNoVel-v0"]["argmax"]["episodic_return"] >= 475
+    _, results = train(ppo_lstm_cartpole_novel.Args(memoryless=True))
+    assert results["eval"]["CartPoleNoVel-v0"]["argmax"]["episodic_return"] < 100
 
 
 @pytest.mark.slow
