@@ -1,7 +1,12 @@
-"""Both scripts, every test: `script` is the module under test, `args_of` makes small valid arguments for it."""
+"""Both scripts, every test: `script` is the module under test, `small` makes arguments of a run of a few iterations."""
 
+import glob
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -16,12 +21,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 import ppo_lstm_cartpole_novel
 import ppo_lstm_minigrid
 
+ROOT = Path(__file__).parent.parent
 SCRIPTS = {"minigrid": ppo_lstm_minigrid, "cartpole": ppo_lstm_cartpole_novel}
+TINY = ["--num-envs", "4", "--num-steps", "16", "--seq-len", "8", "--num-minibatches", "2", "--update-epochs", "2",
+        "--hidden-size", "8", "--num-threads", "1", "--eval-episodes", "4", "--eval-every", "0"]  # fmt: skip
 
-
-# for tests of what is byte-identical in both scripts
-once_is_enough = ["minigrid", pytest.param("cartpole", marks=pytest.mark.slow)]
-cartpole_slowly = pytest.mark.parametrize("script", once_is_enough, indirect=True)
+# for tests of what is the same in both scripts
+cartpole_slowly = pytest.mark.parametrize(
+    "script", ["minigrid", pytest.param("cartpole", marks=pytest.mark.slow)], indirect=True
+)
 
 
 @pytest.fixture(params=SCRIPTS)
@@ -31,7 +39,7 @@ def script(request):
 
 @pytest.fixture
 def small(script):
-    """Arguments of a run of a few small iterations; keywords override."""
+    """Keywords override."""
 
     def make(**overrides):
         small = {"num_envs": 4, "num_steps": 16, "seq_len": 8, "num_minibatches": 2, "update_epochs": 2, "hidden_size": 8,
@@ -45,9 +53,13 @@ def small(script):
 
 @pytest.fixture(autouse=True)
 def in_tmp(tmp_path, monkeypatch):
-    """Runs write to ./runs: let that be a temporary folder. Torch's settings are global: put them back."""
+    """Runs write to ./runs: let that be a temporary folder. Signal handlers and torch's settings are put back."""
     monkeypatch.chdir(tmp_path)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    handlers = [signal.getsignal(number) for number in numbers]
     yield
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(2)
 
@@ -58,3 +70,64 @@ def probe():
     import probes
 
     probes.register()
+
+
+def tiny(script, *flags):
+    """Flags of a run of small iterations; later ones win."""
+    env_id = ["--env-id", "MiniGrid-MemoryS7-v0"] if script is ppo_lstm_minigrid else []
+    return [*env_id, *TINY, *map(str, flags)]
+
+
+def command(script, *flags):
+    return [sys.executable, "-u", str(ROOT / os.path.basename(script.__file__)), *map(str, flags)]
+
+
+def wait_for(path, seconds=60):
+    end = time.time() + seconds
+    while not glob.glob(path):
+        assert time.time() < end, f"no {path}"
+        time.sleep(0.05)
+    return glob.glob(path)[0]
+
+
+def started(script, *flags, **kwargs):
+    """The process of a command that has written its first checkpoint, and that checkpoint's path."""
+    kwargs = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | kwargs
+    return subprocess.Popen(command(script, *flags), **kwargs), wait_for("runs/*/agent.pt")
+
+
+def spy(monkeypatch, owner, name, after):
+    """Call after(inputs, output) each time the function `name` of `owner` is called."""
+    real = getattr(owner, name)
+
+    def wrapper(*inputs, **kwargs):
+        output = real(*inputs, **kwargs)
+        after(inputs, output)
+        return output
+
+    monkeypatch.setattr(owner, name, wrapper)
+
+
+def one(pattern):
+    """The one file that there is."""
+    (path,) = glob.glob(pattern)
+    return path
+
+
+def scalars(run_dir):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run_dir))
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def same(a, b):
+    """Equal bit for bit, through dicts and lists."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b

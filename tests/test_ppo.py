@@ -1,11 +1,14 @@
 """gae, ppo_loss, and what `train` makes of them: compared with slow, obvious counterparts, or with hand numbers."""
 
-import glob
+import itertools
 import math
 import types
 
+import numpy as np
 import pytest
 import torch
+from conftest import same, spy
+from gymnasium import spaces
 from probes import CartPoleArgs
 
 T, N = 9, 4
@@ -60,7 +63,7 @@ def test_loss_step_by_step(script, small, clip_vloss, norm_adv):
     args = small(clip_vloss=clip_vloss, norm_adv=norm_adv, ent_coef=0.1, vf_coef=0.7)
     new, entropy, newvalue, old, advantages, returns, values = torch.randn(7, 20) * 0.5
     loss, stats = script.ppo_loss(new, entropy, newvalue, old, advantages, returns, values, args)
-    a = (advantages - advantages.mean()) / (advantages.std() + 1e-8) if norm_adv else advantages
+    a = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8) if norm_adv else advantages
     total, clipped = 0.0, 0
     for i in range(20):
         ratio = math.exp(new[i] - old[i])
@@ -75,18 +78,6 @@ def test_loss_step_by_step(script, small, clip_vloss, norm_adv):
     assert loss.item() == pytest.approx(total / 20, rel=1e-4)
     assert stats["clipfrac"].item() == pytest.approx(clipped / 20)
     assert all(not value.requires_grad for value in stats.values())
-
-
-def spy(monkeypatch, script, name, after):
-    """Call after(inputs, output) each time `train` calls the script's function `name`."""
-    real = getattr(script, name)
-
-    def wrapper(*inputs):
-        output = real(*inputs)
-        after(inputs, output)
-        return output
-
-    monkeypatch.setattr(script, name, wrapper)
 
 
 @pytest.mark.parametrize("memoryless", [False, True])
@@ -110,44 +101,104 @@ def test_importance_ratio_is_one_before_the_first_update(script, small, monkeypa
 
 def test_ratio_test_has_teeth(script, small, monkeypatch):
     """The same test sees a reset that comes one step late."""
-    ratios = []
+    ratios, real = [], script.Agent.get_action_and_value
     spy(monkeypatch, script, "ppo_loss", lambda i, _: ratios.append((i[0] - i[3]).exp().detach()))
-    real = script.to_sequences
 
-    def late(x, seq_len):
-        if x.is_floating_point():  # dones are the first of its columns
-            assert set(x[..., 0].unique().tolist()) <= {0.0, 1.0}
-            x[..., 0] = x[..., 0].roll(1, 0)
-        return real(x, seq_len)
+    def late(self, x, state, done, *rest):
+        return real(self, x, state, done.view(-1, state[0].shape[1]).roll(1, 0).flatten(), *rest)
 
-    monkeypatch.setattr(script, "to_sequences", late)
+    monkeypatch.setattr(script.Agent, "get_action_and_value", late)
     script.train(small(num_minibatches=1, update_epochs=1, total_timesteps=64 * 20, learning_rate=0.02))
     assert max((ratio - 1).abs().max() for ratio in ratios) > 1e-3
 
 
+class Numbered:
+    """Four endless environments whose observation says its step t of the rollout of 16, and its environment n."""
+
+    num_envs, single_action_space = 4, spaces.Discrete(2)
+
+    def __init__(self, dtype):
+        self.single_observation_space = spaces.Box(0, 9, (4,), dtype)
+
+    def reset(self, seed=None, options=None):
+        self.t = 0
+        return self.look(), {}
+
+    def look(self):
+        obs = [[self.t % 8, n, self.t // 8 % 2, 0] for n in range(4)]  # MiniGrid's object, colour, state; direction
+        return torch.from_numpy(np.array(obs, self.single_observation_space.dtype))
+
+    def step(self, actions):
+        self.t += 1
+        never = torch.zeros(4, dtype=torch.bool)
+        return self.look(), torch.ones(4), never, never, {"final_obs": self.look(), "_final_obs": never}
+
+    def state_dict(self):
+        return None
+
+    def close(self):
+        pass
+
+
+def numbered(script, monkeypatch):
+    dtype = np.uint8 if "minigrid" in script.__file__ else np.float32
+    monkeypatch.setattr(script, "make_envs", lambda *_: Numbered(dtype))
+
+
+def test_minibatches_are_consecutive_steps_of_one_environment(script, small, monkeypatch):
+    """Observations say where they are from; every step is used once an epoch, with its own action and advantage."""
+    numbered(script, monkeypatch)
+    seen, rollout, real = [], [], script.Agent.get_action_and_value
+
+    def note(self, x, state, done, action=None, index=None):
+        cells = (x if index is None else x[index]).long().view(8, -1, 4)  # (L, M, D)
+        seen.append((8 * cells[..., 2] + cells[..., 0], cells[..., 1], state[0][0].clone()))
+        return real(self, x, state, done, action, index)
+
+    monkeypatch.setattr(script.Agent, "get_action_and_value", note)
+    spy(monkeypatch, script, "gae", lambda _, output: rollout.append(output))
+    spy(monkeypatch, script, "ppo_loss", lambda inputs, _: seen.append(inputs[4:6]))
+    monkeypatch.setattr(script, "evaluate", lambda *_: {"argmax": {}, "sampled": {}})
+    script.train(small(total_timesteps=192))
+    assert len(seen) == 2 * 3 * 2 * 2  # two notes of each minibatch; 3 rollouts, 2 epochs, 2 minibatches
+    for k in range(0, len(seen), 4):  # an epoch
+        places = []
+        advantages, returns = rollout[k // 8]
+        for (t, n, h), used in (seen[k : k + 2], seen[k + 2 : k + 4]):
+            assert (t[1:] == t[:-1] + 1).all() and (n == n[:1]).all() and (t[0] % 8 == 0).all()
+            assert torch.equal(used[0].view_as(t), advantages[t, n]) and torch.equal(used[1].view_as(t), returns[t, n])
+            assert k >= 8 or torch.equal((h == 0).all(1), t[0] == 0)  # only the run's first states are zero
+            places += zip(t.flatten().tolist(), n.flatten().tolist(), strict=True)
+        assert sorted(places) == [(t, n) for t in range(16) for n in range(4)]
+
+
+def test_evaluation_of_an_environment_that_never_ends_ends(script, small, monkeypatch):
+    numbered(script, monkeypatch)
+    agent = types.SimpleNamespace(initial_state=lambda n: None, act=lambda *_: (torch.zeros(4).long(), None))
+    args = small(env_id="CartPole-v1")
+    result = script.evaluate(agent, args, args.env_id, "cpu")["argmax"]
+    assert result["episodic_length"] == result["episodic_return"] == 10_000 and not result["exact"]
+
+
 def test_state_is_zero_exactly_at_first_observations(monkeypatch, probe):
-    """The counter environment shows its step within the episode; what enters the network is zero exactly at step 1."""
+    """The counter environment shows its step in the episode: done is 1 exactly at step 1, states are handed over."""
     import ppo_lstm_cartpole_novel as script
 
-    seen = []
-    real_states, real_recurrence = script.Agent.get_states, script.LSTMRecurrence.apply
+    seen, states = [], []
 
-    def recurrence(projected, weight, h, c, keep):
-        if len(keep) == 1:  # a step of the rollout
-            seen[-1] += ((h * keep[0]).abs().sum(1),)
-        return real_recurrence(projected, weight, h, c, keep)
+    def note(inputs, output):
+        _, x, state, done, *_ = inputs
+        if len(done) == 3:  # a step of the rollout
+            seen.append((x[:, 0] == 1, done == 1, state[0].abs().sum((0, 2)) == 0))
+            states.append((state, output[1]))
 
-    def get_states(self, x, state, done, index=None):
-        if len(done) == state[0].shape[1]:
-            seen.append((x[:, 0],))
-        return real_states(self, x, state, done, index)
-
-    monkeypatch.setattr(script, "LSTMRecurrence", types.SimpleNamespace(apply=recurrence))
-    monkeypatch.setattr(script.Agent, "get_states", get_states)
+    spy(monkeypatch, script.Agent, "get_states", note)
+    monkeypatch.setattr(script, "evaluate", lambda *_: {"argmax": {}, "sampled": {}})
     script.train(CartPoleArgs(env_id="ProbeCounter-v0", num_envs=3, num_steps=32, total_timesteps=192, seq_len=8))
-    steps, states = (torch.stack(column) for column in zip(*[row for row in seen if len(row[0]) == 3], strict=True))
-    assert (steps == 1).any() and (steps > 1).any()
-    assert torch.equal(steps == 1, states == 0)
+    first, done, zero = (torch.stack(column) for column in zip(*seen, strict=True))
+    assert torch.equal(first, done) and first[1:].any() and not first.all() and zero[0].all() and not zero[1:].any()
+    for (before, after), (following, _) in itertools.pairwise(states):  # `before` twice: next_value reads it, too
+        assert same(following, after) or same(following, before)
 
 
 def final_values(script, monkeypatch, args):
@@ -206,23 +257,3 @@ def test_target_kl_ends_the_update_before_the_step(script, small, monkeypatch):
     assert kls[len(steps)] > 1e-4
     assert all(kl <= 1e-4 for kl in kls[: len(steps)])
     assert len(kls) == len(steps) + 1 < 4
-
-
-def test_nan_reward_ends_the_run_and_spares_the_checkpoint(monkeypatch, probe, capsys):
-    import ppo_lstm_cartpole_novel as script
-
-    monkeypatch.setattr(script, "Args", CartPoleArgs)
-    flags = ["--env-id", "ProbeNanReward-v0", "--save-every", "1", "--total-timesteps", "2560", "--num-envs", "4"]
-    assert script.main([*flags, "--num-steps", "32"]) == 1
-    assert "not finite" in capsys.readouterr().err
-    saved = glob.glob("runs/*/agent_*.pt")
-    assert saved
-    for path in saved:
-        agent = script.load_checkpoint(path)["agent"]
-        assert all(torch.isfinite(weight).all() for weight in agent.values())
-
-
-def test_seed_reaches_everything(script, small):
-    weights = [script.train(small(seed=seed), run_dir=f"run{i}")[0].state_dict() for i, seed in enumerate((1, 1, 2))]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])

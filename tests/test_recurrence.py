@@ -93,17 +93,15 @@ def test_encoding_each_distinct_observation_once_changes_nothing(script, agent, 
         obs.append(next_obs)
         next_obs = envs.step(torch.randint(0, 2, (64,)))[0]
     x, state, done = torch.cat(obs), (torch.randn(1, 64, 8), torch.randn(1, 64, 8)), (torch.rand(T * 64) < 0.3).float()
-    rows, index = agent.encoder.distinct(x)
-    assert torch.equal(rows[index], x)
-    if hasattr(agent.encoder, "hash_weights"):
-        assert len(rows) == len(x.unique(dim=0)) < len(x)
+    rows, index = script.distinct(x)
     weights = torch.randn(T * 64, 8)
 
     def run(x, *index):
         agent.zero_grad()
+        _, logprob, _, _, (h, _) = agent.get_action_and_value(x, state, done, torch.ones(len(done)).long(), *index)
         hidden, _ = agent.get_states(x, state, done, *index)
-        (hidden * weights).sum().backward()
-        return hidden.detach(), [p.grad.clone() for p in agent.parameters() if p.grad is not None]
+        ((hidden * weights).sum() + logprob.sum()).backward()
+        return hidden.detach(), h.detach(), [p.grad.clone() for p in agent.parameters() if p.grad is not None]
 
     torch.testing.assert_close(run(rows, index), run(x), rtol=1e-4, atol=1e-4)
     part = torch.randperm(len(x))[: 2 * 64]
@@ -112,43 +110,49 @@ def test_encoding_each_distinct_observation_once_changes_nothing(script, agent, 
         torch.testing.assert_close(run(*choice), run(x[part]), rtol=1e-4, atol=1e-4)
 
 
-def test_two_observations_with_one_hash_are_not_taken_for_one(agent):
-    if hasattr(agent.encoder, "hash_weights"):
-        agent.encoder.hash_weights.zero_()
-    x = torch.randint(0, 3, (600, 28)).to(torch.uint8)
-    rows, index = agent.encoder.distinct(x)
-    assert torch.equal(index, torch.arange(600)) and torch.equal(rows, x)
-
-
-def slow_recurrence(projected, weight_hh, h, c, keep):
-    """The equations of an LSTM, step by step, differentiated by autograd."""
-    hidden = []
-    for x, kept in zip(projected, keep, strict=True):
-        i, f, g, o = (x + (h * kept) @ weight_hh.T).chunk(4, 1)
-        c = f.sigmoid() * (c * kept) + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
-        hidden.append(h)
-    return torch.stack(hidden), h, c
+@pytest.mark.parametrize("x", [
+    torch.randint(0, 2, (600, 3), dtype=torch.uint8), torch.randint(0, 256, (600, 28), dtype=torch.uint8),
+    torch.randn(600, 2), torch.tensor([[0.0], [-0.0], [math.nan], [math.inf], [0.0]]).repeat(100, 1),
+    torch.zeros(1, 5),
+], ids=("repeated", "bytes", "floats", "odd floats", "one"))  # fmt: skip
+def test_distinct_rows_are_exact(script, x):
+    rows, index = script.distinct(x)
+    assert rows[index].numpy().tobytes() == x.numpy().tobytes() and rows.dtype == x.dtype
+    assert len(rows) == len({row.numpy().tobytes() for row in x})
 
 
 @pytest.mark.parametrize("used", ["hidden", "h", "c", "all"])
-def test_back_propagation_through_time_is_autograds(script, used):
+def test_written_back_propagation_is_that_of_the_definition(script, used):
     """Outputs and gradients, whichever of the three results a loss uses; and against finite differences."""
     torch.manual_seed(0)
     inputs = [torch.randn(s, dtype=torch.double, requires_grad=True) for s in ((4, 3, 8), (8, 2), (3, 2), (3, 2))]
-    keep = (torch.rand(4, 3, 1) > 0.3).double()
+    not_first = (torch.rand(4, 3, 1) > 0.3).double()
 
     def outputs(function):
-        results = dict(zip(("hidden", "h", "c"), function(*inputs, keep), strict=True))
+        results = dict(zip(("hidden", "h", "c"), function(*inputs, not_first), strict=True))
         return list(results.values()) if used == "all" else [results[used]]
 
-    weights = [torch.randn_like(out) for out in outputs(slow_recurrence)]
+    weights = [torch.randn_like(out) for out in outputs(script.recurrence)]
     fast, slow = (
         (out, torch.autograd.grad(sum((o * w).sum() for o, w in zip(out, weights, strict=True)), inputs))
-        for out in map(outputs, (script.LSTMRecurrence.apply, slow_recurrence))
+        for out in map(outputs, (script.LSTMRecurrence.apply, script.recurrence))
     )
     torch.testing.assert_close(fast, slow)
-    assert torch.autograd.gradcheck(lambda *x: script.LSTMRecurrence.apply(*x, keep), inputs)
+    assert torch.autograd.gradcheck(lambda *x: script.LSTMRecurrence.apply(*x, not_first), inputs)
+
+
+def test_draws_are_as_frequent_as_their_probabilities(script):
+    """Also from a generator of one's own, which leaves torch's alone."""
+    probs = torch.tensor([0.0, 0.5, 0.3, 0.2])
+    for generator in (None, torch.Generator().manual_seed(1)):
+        torch.manual_seed(2)
+        drawn = script.sample(probs.expand(50, 1000, 4), generator)
+        assert drawn.shape == (50, 1000) and drawn.dtype == torch.int64
+        frequency = drawn.flatten().bincount(minlength=4) / 50_000
+        assert frequency[0] == 0 and (frequency - probs).abs().max() < 0.01
+    after = torch.rand(1)
+    torch.manual_seed(2)
+    assert torch.equal(after, torch.rand(1))
 
 
 def test_nothing_passes_a_reset(agent, batch):
@@ -189,18 +193,6 @@ def test_no_crosstalk_between_environments(script, agent, batch):
     assert torch.equal(advantages[:, rest], moved[:, rest])
 
 
-def test_sequences_are_consecutive_and_from_one_environment(script):
-    t, n = torch.meshgrid(torch.arange(T), torch.arange(N), indexing="ij")
-    sequences = script.to_sequences(torch.stack((t, n), -1), 4)  # (L, B, 2)
-    assert sequences.shape == (4, 3 * N, 2)
-    assert (sequences[1:, :, 0] - sequences[:-1, :, 0] == 1).all()
-    assert (sequences[..., 1] == sequences[:1, :, 1]).all()
-    assert len(set(map(tuple, sequences.flatten(0, 1).tolist()))) == T * N
-    # and the stored states are picked in the same order
-    states = (t * 100 + n)[:T:4].flatten()
-    assert torch.equal(states, sequences[0, :, 0] * 100 + sequences[0, :, 1])
-
-
 def test_memoryless_forgets_at_every_step(agent, batch):
     obs, _, state = batch
     agent.memoryless = True
@@ -217,8 +209,8 @@ def test_random_moves_are_in_the_policy(agent, batch, eps):
     obs, _, _ = batch
     agent.rand_move_eps = eps
     x, state, done = obs[0, :1], agent.initial_state(1), torch.ones(1)
-    actions = agent.lstm.weight_hh_l0.new_tensor(range(agent.get_logits(x, state, done)[0].shape[-1])).long()
-    many = len(actions)
+    many = agent.get_logits(x, state, done)[0].shape[-1]
+    actions = torch.arange(many)
     _, logprob, entropy, _, _ = agent.get_action_and_value(
         x.expand(many, -1), agent.initial_state(many), torch.ones(many), actions
     )
@@ -245,4 +237,6 @@ def test_initial_weights(script, small):
     recurrent = agent.lstm.weight_hh_l0
     torch.testing.assert_close(recurrent.T @ recurrent, torch.eye(args.hidden_size), rtol=0, atol=1e-5)
     assert isinstance(agent.lstm, nn.LSTM)
+    bias = (agent.lstm.bias_ih_l0 + agent.lstm.bias_hh_l0).view(4, -1)  # input, forget, cell, output
+    assert torch.equal(bias, torch.tensor([0.0, 1.0, 0.0, 0.0])[:, None].expand_as(bias))
     assert all(s.shape == (1, 3, args.hidden_size) and not s.any() for s in agent.initial_state(3))
