@@ -1,6 +1,7 @@
 """Both scripts, every test: `script` is the module under test, `small` makes arguments of a run of a few iterations."""
 
 import glob
+import json
 import os
 import signal
 import subprocess
@@ -131,3 +132,13 @@ def same(a, b):
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(same, a, b))
     return a == b
+
+
+def saved(run_dir):
+    """All that a run leaves, times aside: checkpoints, events, results."""
+    times = {"train_seconds", "args", "wandb_run_id"}
+    files = {path.name: torch.load(path, weights_only=True) for path in Path(run_dir).glob("*.pt")}
+    files = {name: {key: c[key] for key in c.keys() - times} for name, c in files.items()}
+    events = {tag: points for tag, points in scalars(run_dir).items() if tag != "charts/SPS"}
+    results = json.loads(Path(run_dir, "results.json").read_text())
+    return files, events, {name: results[name] for name in ("eval", "global_step", "seed", "env_id")}

@@ -133,30 +133,15 @@ class NanReward(Probe):
         return float("nan") if self.steps > 200 else 1.0
 
 
-class InfiniteReward(NanReward):
-    """The same with infinity."""
-
-    def worth(self, action):
-        return float("inf") if math.isnan(super().worth(action)) else 1.0
-
-
 class NanObservation(NanReward):
     """Not the reward but what is seen."""
-
-    bad = math.nan
 
     def worth(self, action):
         super().worth(action)
         return 1.0
 
     def see(self):
-        return np.array([self.bad if self.steps > 200 else 0], np.float32)
-
-
-class InfiniteObservation(NanObservation):
-    """The same with infinity."""
-
-    bad = math.inf
+        return np.array([math.nan if self.steps > 200 else 0], np.float32)
 
 
 class NanLater(NanReward):
@@ -177,14 +162,57 @@ class Raises(NanReward):
         return 1.0
 
 
+class Unusual(Probe):
+    """What an environment of one's own may be: actions from 1, an odd dtype, a seed of 32 bits, a bound of 0."""
+
+    dtype = np.float64
+
+    def __init__(self, render_mode=None):
+        super().__init__()
+        self.render_mode = render_mode
+        self.action_space = spaces.Discrete(2, start=1)
+        self.observation_space = spaces.Box(np.array([-1, -9]), np.array([0, 1e-3]), dtype=self.dtype)
+
+    def reset(self, *, seed=None, options=None):
+        np.random.RandomState(seed)
+        return super().reset(seed=seed)
+
+    def see(self):
+        return np.zeros(2, self.dtype)
+
+    def worth(self, action):
+        return {1: 0.3, 2: 0.7}[action]
+
+    def ends(self):
+        return self.t >= 10, False
+
+    def render(self):
+        return np.full((33, 31, 3), 20 * self.t, np.uint8)
+
+
+class Half(Unusual):
+    """The same in 16 bits."""
+
+    dtype = np.float16
+
+
+class NoRender(Unusual):
+    """The same, but there is no picture of it."""
+
+    render = None
+
+
 PROBES = (Constant, ValueOfObservation, Discounting, ActionChoice, ActionByObservation, Recall, Counter, TimeLimit,
-          BothFlags, NanReward, InfiniteReward, NanObservation, InfiniteObservation, NanLater, Raises)  # fmt: skip
+          BothFlags, NanReward, NanObservation, NanLater, Raises, NoRender)  # fmt: skip
 
 
 def register():
     for probe in PROBES:
         if f"Probe{probe.__name__}-v0" not in gym.registry:
             gym.register(f"Probe{probe.__name__}-v0", entry_point=probe, disable_env_checker=True)
+    for probe, threshold in ((Unusual, 7.0), (Half, 0.0)):
+        if f"My/{probe.__name__}-v0" not in gym.registry:
+            gym.register(f"My/{probe.__name__}-v0", entry_point=probe, disable_env_checker=True, reward_threshold=threshold)
 
 
 @dataclass
