@@ -12,20 +12,21 @@ from minigrid.core.world_object import Goal, Wall
 
 import envs
 
-MEMORY = sorted(env_id for env_id in gym.registry if env_id.startswith("MiniGrid-Memory"))
-SINGLE = ["CartPoleNoVel-v0", "CartPoleNoVel-v1", "MiniGrid-CustomMaze-S5-v0", "MiniGrid-CustomMaze-S24-v0",
-          "MiniGrid-CustomMazeRandom-S6-v0", "MiniGrid-CustomMazeRandom-S24-v0"]  # fmt: skip
+MEMORY = [f"MiniGrid-Memory{size}-v0" for size in ("S7", "S9", "S11", "S13", "S13Random", "S17Random")]
+LONG = [f"MiniGrid-MemoryS{size}-v0" for size in (33, 65, 129, 257)]
+MAZES = [f"MiniGrid-CustomMaze-S{size}-v0" for size in range(5, 25)]
+MAZES += [f"MiniGrid-CustomMazeRandom-S{size}-v0" for size in range(6, 25)]
+SINGLE = ["CartPoleNoVel-v0", *(MAZES[n] for n in (0, 19, 20, -1)), LONG[0]]
 BATCHED = [("MiniGrid-MemoryS7-v0", {"agent_view_size": 3}), ("MiniGrid-MemoryS13-v0", {"agent_view_size": 0}),
            ("MiniGrid-CustomMaze-S7-v0", {"agent_view_size": 3}), ("MiniGrid-CustomMazeRandom-S9-v0", {}),
            ("CartPoleNoVel-v0", {})]  # fmt: skip
 
 
 def test_ids():
-    assert len(MEMORY) == 6
-    for size in range(5, 25):
-        assert f"MiniGrid-CustomMaze-S{size}-v0" in gym.registry
-    for size in range(6, 25):
-        assert f"MiniGrid-CustomMazeRandom-S{size}-v0" in gym.registry
+    assert {*MEMORY, *LONG, *MAZES, "CartPoleNoVel-v0"} <= gym.registry.keys()
+    assert all(gym.registry[env_id].vector_entry_point is envs.MemoryVectorEnv for env_id in MEMORY + LONG)
+    assert all(gym.registry[env_id].vector_entry_point is envs.MazeVectorEnv for env_id in MAZES)
+    assert "CartPoleNoVel-v1" not in gym.registry  # gymnasium would call v0 out of date
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -134,12 +135,37 @@ def test_memory_starts_as_often_as_in_minigrid(env_id):
     assert chi_square(real, real.sum() * probs) < 5
 
 
-def test_memory_can_be_started_at_each_start():
-    weights = envs.start_weights("MiniGrid-MemoryS13-v0")
+def test_evaluation_starts_are_all_starts_of_memory_and_anything_elsewhere():
+    weights, options, exact = envs.evaluation_starts("MiniGrid-MemoryS13-v0", 100, once=True)
     vec = gym.make_vec("MiniGrid-MemoryS13-v0", len(weights), agent_view_size=3)
-    vec.reset(options={"start": torch.arange(len(weights))})
-    assert len(weights) == 40 and len(vec.state.unique()) == 40
-    assert envs.start_weights("MiniGrid-CustomMaze-S13-v0") is None
+    vec.reset(options=options)
+    assert exact and len(weights) == 40 == len(vec.state.unique()) and weights.sum().item() == pytest.approx(1)
+    repeated, options, _ = envs.evaluation_starts("MiniGrid-MemoryS13-v0", 100, once=False)
+    assert len(repeated) == 120 == len(options["start"]) and repeated.sum().item() == pytest.approx(1)
+    weights, options, exact = envs.evaluation_starts("MiniGrid-CustomMaze-S13-v0", 100, once=True)
+    assert torch.equal(weights, torch.full((100,), 0.01, dtype=torch.float64)) and options is None and not exact
+
+
+def test_long_corridors_are_minigrids_too():
+    """The table of S33 against the real environment, along random walks."""
+    env, table = envs.make_single(LONG[0], 3), envs.memory_table(33, False, 3)
+    names, draw = ("cue", "x", "y", "direction", "success_x", "success_y"), np.random.default_rng(0)
+    columns = zip(*(table.variables[name].tolist() for name in names), table.terminal.tolist(), strict=True)
+    where = {column: n for n, column in enumerate(columns)}
+    for seed in range(5):
+        obs, _ = env.reset(seed=seed)
+        for _ in range(200):
+            real = env.unwrapped
+            cue = int(real.grid.get(1, 15).type == "ball")
+            state = where[(cue, *map(int, real.agent_pos), real.agent_dir, *map(int, real.success_pos), False)]
+            np.testing.assert_array_equal(table.obs[state], obs)
+            action = draw.choice(3, p=(0.1, 0.1, 0.8))
+            obs, reward, terminated, *_ = env.step(action)
+            after = table.next_state[state, action]
+            np.testing.assert_array_equal(table.obs[after], obs)
+            assert bool(table.terminal[after]) == terminated and bool(table.success[after]) == (reward > 0)
+            if terminated:
+                break
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -309,13 +335,12 @@ def test_batched_and_single_cartpole_agree():
 
 
 def test_cartpole_is_cut_at_500_steps():
-    for env_id in ("CartPoleNoVel-v0", "CartPoleNoVel-v1"):
-        vec = gym.make_vec(gym.registry[env_id], 2)
-        vec.reset(seed=1)
-        vec.steps[:] = 499
-        _, _, terminated, truncated, infos = vec.step(np.array([0, 1]))
-        assert truncated.all() and not terminated.any() and infos["_final_obs"].all() and not vec.steps.any()
-        assert vec.task_variables().keys() == {"cart_velocity", "pole_velocity"}
+    vec = gym.make_vec("CartPoleNoVel-v0", 2)
+    vec.reset(seed=1)
+    vec.steps[:] = 499
+    _, _, terminated, truncated, infos = vec.step(np.array([0, 1]))
+    assert truncated.all() and not terminated.any() and infos["_final_obs"].all() and not vec.steps.any()
+    assert vec.task_variables().keys() == {"cart_velocity", "pole_velocity"}
 
 
 @pytest.mark.parametrize(("env_id", "kwargs"), BATCHED)
@@ -348,10 +373,73 @@ def test_batched_contract(env_id, kwargs):
     assert np.array_equal(later, play(60))
 
 
+@pytest.mark.parametrize(("env_id", "kwargs"), BATCHED)
+def test_batched_environments_refuse_what_gymnasium_does_not_allow(env_id, kwargs):
+    def refused(*inputs, of=None, **named):
+        with pytest.raises(ValueError, match=r"\w+ \w+"):
+            (of or vec.step)(*inputs, **named)
+
+    def make(**more):
+        return gym.make_vec(gym.registry[env_id], 3, **(kwargs | more))
+
+    vec = make()
+    refused(np.zeros(3, np.int64))  # before reset
+    vec.reset(seed=1)
+    for dtype in (np.int64, np.uint8, np.int32):
+        vec.reset(seed=1)
+        outcome = [np.asarray(part).tolist() for part in vec.step(np.array([1, 0, 1], dtype))[:4]]
+        assert dtype is np.int64 or outcome == expected  # uint8 is no mask
+        expected = outcome
+    for actions in (0, [0], [0, 0], [[0, 0, 0]], [0.0, 1.0, 0.0], [True, False, True], [0, -1, 0], [0, 3, 0]):
+        refused(np.array(actions))
+    for seed in (-1, 2**32, 2**40, 1.5, "one"):
+        refused(of=vec.reset, seed=seed)
+    if "Memory" in env_id:
+        for start in ([0], 0, [0, 1, 10_000], [0, -1, 0]):
+            refused(of=vec.reset, options={"start": start})
+    if "MiniGrid" in env_id:
+        vec.reset(seed=2**32 - 1)
+        assert vec.np_random_seed == 2**32 - 1
+        for bad in ({"max_steps": 0}, {"max_steps": 2.5}, {"render_mode": "rgb_array"}, {"agent_view_size": 4}):
+            refused(of=make, **bad)
+
+
 def test_seeds_share_no_stream():
-    seeds = [envs.train_seeds(seed, 64) for seed in range(50)]
-    flat = [s for row in seeds for s in row]
-    assert len(set(flat)) == len(flat) and max(flat) < 2**32 < envs.EVAL_SEED
+    """Distinct in a run, training and evaluation apart, and all within the 32 bits that generators read."""
+    for key in ((), (3,)):
+        seeds = [envs.spawn_seeds(seed, 64, *key) for seed in range(50)]
+        flat = [seed for row in seeds for seed in row]
+        assert len(set(flat)) == len(flat) and min(flat) >= 0 and max(flat) < 2**31 == envs.EVAL_SEED
+    assert all(len(set(envs.spawn_seeds(seed, 512))) == 512 for seed in (36, 14375, 53572))
+    assert envs.spawn_seeds(5, 4) != envs.spawn_seeds(5, 4, 0) and envs.spawn_seeds(5, 4) == envs.spawn_seeds(5, 4)
+    evaluation = envs.spawn_seeds(5, 1000, evaluation=True)
+    assert min(evaluation) >= 2**31 and max(evaluation) < 2**32 and len(set(evaluation)) == 1000
+    first = [gym.make_vec("MiniGrid-CustomMaze-S13-v0", 8).reset(seed=seed)[0] for seed in (0, 2**31, 2**32 - 1)]
+    assert not any(map(torch.equal, first, first[1:]))
+
+
+def test_single_environments_behind_the_adapter_differ_and_are_seeded():
+    vec = envs.make_batched("MiniGrid-ObstructedMaze-1Dlh-v0", 8, "cpu", 3)
+    grids = []
+    for _ in range(2):
+        vec.reset(seed=1)
+        grids.append([env.unwrapped.grid.encode().tobytes() for env in vec.env.envs])
+    assert grids[0] == grids[1] and len(set(grids[0])) == 8
+
+
+def test_gymnasiums_vector_wrappers_work_behind_array_conversion():
+    pytest.importorskip("array_api_compat")
+    from gymnasium.wrappers.vector import ArrayConversion, NormalizeReward, RecordEpisodeStatistics
+
+    vec = gym.make_vec("MiniGrid-MemoryS7-v0", 16, agent_view_size=3)
+    vec = NormalizeReward(RecordEpisodeStatistics(ArrayConversion(vec, env_xp=torch, target_xp=np)))
+    vec.reset(seed=1)
+    episodes = []
+    for _ in range(300):
+        obs, reward, *_, infos = vec.step(vec.action_space.sample())
+        episodes += infos["episode"]["r"][infos["_episode"]].tolist() if "episode" in infos else []
+    assert isinstance(obs, np.ndarray) and isinstance(reward, np.ndarray)
+    assert len(episodes) > 16 and 0 in episodes and 0.1 < max(episodes) <= 1
 
 
 def test_adapter_gives_dense_final_observations():
@@ -376,7 +464,6 @@ def test_next_step_autoreset_is_refused():
 
 @pytest.mark.parametrize("env_id", [i for i in gym.registry if i.startswith("MiniGrid-ObstructedMaze")])
 def test_obstructed_mazes_run(env_id):
-    envs.check_minigrid(env_id, 3)
     vec = envs.make_batched(env_id, 2, "cpu", 3)
     vec.reset(seed=0)
     for action in range(7):
