@@ -124,7 +124,8 @@ def write_video(path: Path, episode, fps: float) -> None:
         return both
 
     size = picture(0).size
-    video = imageio_ffmpeg.write_frames(str(path), size, fps=fps, macro_block_size=2, output_params=["-threads", "1"])
+    options = {"macro_block_size": 2, "output_params": ["-threads", "1", "-preset", "veryfast"]}  # small in memory
+    video = imageio_ffmpeg.write_frames(str(path), size, fps=fps, **options)
     video.send(None)  # starts the encoder
     for t in (*range(len(episode.frames)), *[last + 1] * math.ceil(fps)):  # the end stands for a second
         video.send(picture(t, size).tobytes())
