@@ -15,7 +15,6 @@ import itertools
 import math
 from dataclasses import dataclass, replace
 
-import matplotlib.figure
 import numpy as np
 import torch
 from minigrid.core.constants import DIR_TO_VEC
@@ -350,6 +349,8 @@ def label(stretch: dict) -> str:
 
 def draw(result: dict, telling: np.ndarray, path) -> None:
     """One panel for each target, then the units in the page's layout, then the lesions."""
+    import matplotlib.figure  # slow to import, and only this needs it
+
     matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11,
                                 "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.fontsize": 9})
     panels = len(result["targets"]) + 2

@@ -6,6 +6,7 @@ read its observation and gives its action.
 
 import functools
 import importlib.util
+import itertools
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -157,7 +158,7 @@ def memory_reader(env: gym.Env, env_id: str):
     if kind_of(env_id) != "Memory":
         return None
     table, whole = memory_table_of(env_id, 0), FullyObsWrapper(env.unwrapped)
-    index = {obs.tobytes(): n for n, obs in enumerate(table.obs.byte().numpy())}
+    index = {obs.tobytes(): n for n, obs in enumerate(table.obs.numpy())}
 
     def read() -> dict[str, np.ndarray]:
         seen = whole.observation(env.unwrapped.gen_obs())
@@ -189,19 +190,17 @@ class Episode:
 
 
 def choose_seeds(args, env: gym.Env, read, episodes: int, seed: int) -> list[int]:
-    """Seeds for `env.reset`. On Memory: each cue and each side in turn, from different starts with the cue behind."""
+    """Seeds for `env.reset`. On Memory: each cue and each side in turn, from starts that have the cue behind."""
     if read is None:
         return spawn_seeds(seed, episodes, evaluation=True)
-    tries, seeds, starts = 200, [], set()
-    candidates = spawn_seeds(seed, tries * episodes, evaluation=True)
+    seeds, candidates = [], iter(spawn_seeds(seed, 100 * episodes, evaluation=True))
     for n in range(episodes):
-        for attempt, candidate in enumerate(candidates[tries * n : tries * (n + 1)]):
+        for candidate in itertools.islice(candidates, 100):
             env.reset(seed=candidate)
             now = read()
-            fits = (now["cue"].item(), now["success_y"] > now["y"]) == (n % 2, n // 2 % 2 == 1)
-            if fits and (attempt > 100 or (now["x"].item() not in starts and not in_view(args, None, now)[0])):
+            behind = args.view_size == 0 or not in_view(args, None, now)[0]
+            if behind and (now["cue"].item(), (now["success_y"] > now["y"]).item()) == (n % 2, n // 2 % 2 == 1):
                 break
-        starts.add(now["x"].item())
         seeds.append(candidate)
     return seeds
 
