@@ -38,6 +38,9 @@ class Browser:
         return self
 
     def __exit__(self, *_):
+        self.close()
+
+    def close(self):
         self.session = {}
         self.send("Browser.close")
         self.process.wait(20)
