@@ -48,13 +48,9 @@ class Args:
 
 def check(args: Args) -> None:
     """Raises ValueError with one line that names the flag."""
-    for flag, holds, remedy in (
-        ("episodes", args.episodes >= 1, "must be at least 1"),
-        ("seed", 0 <= args.seed < 2**31, "must be between 0 and 2**31 - 1"),
-        ("analysis_episodes", args.analysis_episodes >= 20, "must be at least 20"),
-    ):
-        if not holds:
-            raise ValueError(f"--{flag.replace('_', '-')} {remedy}, got {getattr(args, flag)}")
+    for name, least in (("episodes", 1), ("seed", 0), ("analysis_episodes", 20)):
+        if getattr(args, name) < least:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(args, name)}")
 
 
 def writable(out: Path) -> Path:

@@ -185,9 +185,9 @@ def wilson(hits, n: int, z: float = 1.96) -> tuple[float, float]:
     return min(p, (middle - half) / (1 + z * z / n)), max(p, (middle + half) / (1 + z * z / n))  # rounding could miss p
 
 
-def score(prediction, target: Target, episode, bins, seed: int, classes: bool | None = None) -> list[dict]:
-    """Accuracy (classes) or R2 (numbers) in each bin of rows; bins (M,), -1 in none. Left out are bins of under 10
-    episodes, and those in which the target (almost) does not vary: R2 compares with that variation.
+def score(prediction, target: Target, episode, bins, seed: int, classes: bool | None = None):
+    """Accuracy (classes) or R2 (numbers) in each bin of rows, as pairs (bin, dict); bins (M,), -1 in none. Left out are
+    bins of under 10 episodes, and those in which the target (almost) does not vary: R2 compares with that variation.
 
     With 95 % intervals: a bootstrap over episodes; for accuracy at least as wide as Wilson's for so many episodes, as a
     bootstrap of a sample without an error has no width.
@@ -211,8 +211,8 @@ def score(prediction, target: Target, episode, bins, seed: int, classes: bool | 
             if classes:
                 least = wilson(value[0] * episodes, episodes)
                 low, high = min(low, least[0]), max(high, least[1])
-            results.append({"bin": int(b), "value": float(value[0]), "low": float(low), "high": float(high),
-                            "steps": int(n[0]), "episodes": episodes})
+            results.append((b, {"value": float(value[0]), "low": float(low), "high": float(high), "steps": int(n[0]),
+                                "episodes": episodes}))
     return results
 
 
@@ -288,11 +288,10 @@ def analyse(subject, episodes: int, seed: int, figure) -> dict:
         for name, X in inputs.items():
             prediction = cross_validated(X, target, fold)
             scores = score(prediction, target, episode, bins, seed)
-            lags = [dict(zip(("from", "to"), stretches[s.pop("bin")], strict=True)) for s in scores]
-            entry["by_lag"][name] = [lag | s for lag, s in zip(lags, scores, strict=True)]
+            entry["by_lag"][name] = [dict(zip(("from", "to"), stretches[b], strict=True)) | s for b, s in scores]
             if rows["fork"].any():
                 at = score(prediction, target, episode, np.where(rows["fork"] & (target.lag >= 0), 0, -1), seed)
-                entry.setdefault("at_fork", {})[name] = at[0] if at else None
+                entry.setdefault("at_fork", {})[name] = at[0][1] if at else None
 
     # where: R2 of a probe on one unit alone (its hidden and cell state), once the target is out of view
     alone = np.zeros((len(targets), H))
@@ -301,7 +300,7 @@ def analyse(subject, episodes: int, seed: int, figure) -> dict:
         part = replace(target, values=target.values[some], lag=target.lag[some])
         prediction, later = cross_validated(states[some, :2, unit], part, fold[some]), np.where(part.lag >= 1, 0, -1)
         found = score(prediction, part, episode[some], later, seed, classes=False)
-        alone[n, unit] = found[0]["value"] if found else 0.0
+        alone[n, unit] = found[0][1]["value"] if found else 0.0
     telling = alone.clip(0).mean(0)
     ranking = np.argsort(-telling, kind="stable").tolist()
     by_target = dict(zip(result["targets"], alone.tolist(), strict=True))
