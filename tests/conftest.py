@@ -91,10 +91,12 @@ def wait_for(path, seconds=60):
     return glob.glob(path)[0]
 
 
-def started(script, *flags, **kwargs):
-    """The process of a command that has written its first checkpoint, and that checkpoint's path."""
+def started(script, *flags, path="runs/*/agent.pt", **kwargs):
+    """The process of a command that has written its first checkpoint."""
     kwargs = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | kwargs
-    return subprocess.Popen(command(script, *flags), **kwargs), wait_for("runs/*/agent.pt")
+    process = subprocess.Popen(command(script, *flags), **kwargs)
+    wait_for(path)
+    return process
 
 
 def spy(monkeypatch, owner, name, after):

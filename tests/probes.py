@@ -144,15 +144,6 @@ class NanObservation(NanReward):
         return np.array([math.nan if self.steps > 200 else 0], np.float32)
 
 
-class NanLater(NanReward):
-    """Episodes are longer than a rollout, and only their last steps are bad: training does not meet them."""
-
-    length = 50
-
-    def worth(self, action):
-        return float("nan") if self.t > 40 else 1.0
-
-
 class Raises(NanReward):
     """Works until it does not."""
 
@@ -203,7 +194,7 @@ class NoRender(Unusual):
 
 
 PROBES = (Constant, ValueOfObservation, Discounting, ActionChoice, ActionByObservation, Recall, Counter, TimeLimit,
-          BothFlags, NanReward, NanObservation, NanLater, Raises, NoRender)  # fmt: skip
+          BothFlags, NanReward, NanObservation, Raises, NoRender)  # fmt: skip
 
 
 def register():

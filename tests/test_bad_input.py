@@ -159,6 +159,8 @@ def test_a_foreign_checkpoint_or_one_that_lacks_a_part(script, made, capsys, cha
     change(made)
     torch.save(made, "bad.pt")
     refused(script, RESUME, capsys, "--")
+    if "agent" not in made or not made["agent"] or made["args"] == [] or made["args"]["hidden_size"] == 9:
+        refused(script, ["--resume", "bad.pt", "--eval-only"], capsys, "--")
 
 
 def test_nothing_in_a_file_is_executed(script, capsys):

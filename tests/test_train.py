@@ -137,23 +137,18 @@ def test_evaluation_leaves_training_alone_and_has_its_own_seeds(script, small, m
 
 
 def test_eval_only_exported_checkpoints_and_load_agent(script, capsys):
-    """A checkpoint without optimizer evaluates to the same in a folder of its own, and does not train."""
+    """A checkpoint without optimizer prints the same evaluation, writes nothing, and does not train."""
     assert script.main(tiny(script, "--total-timesteps", 64)) == 0
     path = one("runs/*/agent.pt")
-    whole, before = torch.load(path, weights_only=True), sorted(glob.glob("runs/*/*"))
+    whole, expected = torch.load(path, weights_only=True), json.loads(Path(one("runs/*/results.json")).read_text())
     torch.save({name: whole[name] for name in ("script", "args", "agent", "global_step")}, "exported.pt")
+    before = {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()}
     assert script.main(["--resume", "exported.pt", "--total-timesteps", "64"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1 and sorted(glob.glob("runs/*/*")) == before
-    for n, resumed in enumerate((path, "exported.pt")):
-        time.sleep(0.01)
-        content = Path(resumed).read_bytes()
+    assert capsys.readouterr().err.count("\n") == 1
+    for resumed in (path, "exported.pt"):
         assert script.main(["--resume", resumed, "--eval-only"]) == 0
-        assert Path(resumed).read_bytes() == content and len(glob.glob("runs/*-eval__*")) == n + 1
-    first = json.loads(Path(os.path.dirname(path), "results.json").read_text())
-    for found in glob.glob("runs/*-eval__*/results.json"):
-        results = json.loads(Path(found).read_text())
-        assert results["eval"] == first["eval"] and results["args"]["eval_only"] and results["global_step"] == 64
-    assert not glob.glob("runs/*-eval__*/events*") and not glob.glob("runs/*-eval__*/*.pt")
+        assert json.loads(capsys.readouterr().out) == expected["eval"]
+    assert before == {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()}
     agent, args = script.load_agent(path)
     assert args.hidden_size == 8 and isinstance(agent, script.Agent) and same(agent.state_dict(), whole["agent"])
 
@@ -227,7 +222,7 @@ def test_wandb_offline_with_the_real_library(monkeypatch):
     flags = tiny(ppo_lstm_minigrid, "--total-timesteps", 128, "--track", "--capture-video", "--wandb-project-name",
                  "my-project", "--wandb-entity", "my-team")  # fmt: skip
     done = subprocess.run(command(ppo_lstm_minigrid, *flags), capture_output=True, text=True, timeout=170)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "log failed" not in done.stderr, done.stderr
     log = one("runs/*/wandb/offline-run-*/run-*.wandb")
     content = Path(log).read_bytes()
     for logged in (b"charts/SPS", b"eval/success_rate", b"my-project", b"my-team"):
