@@ -1,7 +1,8 @@
-"""One of the processes that test_ranks.py has torchrun start: `ranks.py HOW SCRIPT FLAGS...`. Each leaves `rank{n}.pt`.
+"""One of the processes that test_ranks.py starts: `ranks.py HOW SCRIPT FLAGS...`. Each leaves `rank{n}.pt`.
 
 HOW is `gradients`: of one minibatch, in float64; `train`: the script, noting the weights at each step of the optimizer;
-`raises`, `dies`, `nan`: the script, and rank 1 raises, is killed or sees a NaN in its third minibatch.
+`raises`, `dies`, `nan`: the script, and rank 1 raises, is killed or sees a NaN in its 21st minibatch; `dies once`: only
+the first time that torchrun starts it.
 """
 
 import importlib
@@ -13,7 +14,6 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-import envs as task_envs
 
 
 def minibatch(script, args, rank: int):
@@ -30,9 +30,9 @@ def minibatch(script, args, rank: int):
     return agent, obs if obs.dtype == torch.uint8 else obs.double(), state, (dones < 0.2).double(), actions, rollout
 
 
-def loss(script, args, agent, obs, state, dones, actions, rollout, **kwargs):
+def loss(script, args, agent, obs, state, dones, actions, rollout):
     _, logprob, entropy, value, _ = agent.get_action_and_value(obs, state, dones, actions)
-    return script.ppo_loss(logprob, entropy, value, rollout[0] - 1, *rollout[1:], args, **kwargs)
+    return script.ppo_loss(logprob, entropy, value, rollout[0] - 1, *rollout[1:], args)
 
 
 def train(script, how: str, rank: int, flags: list[str]):
@@ -45,10 +45,10 @@ def train(script, how: str, rank: int, flags: list[str]):
 
     def failing(newlogprob, *inputs):
         calls.append(1)
-        if rank == 1 and len(calls) == 3:
+        if rank == 1 and len(calls) == 21:
             if how == "raises":
                 raise RuntimeError("rank 1 is broken")
-            if how == "dies":
+            if how == "dies" or (how == "dies once" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"):
                 os.kill(os.getpid(), signal.SIGKILL)
             if how == "nan":
                 newlogprob = newlogprob * float("nan")
@@ -61,17 +61,16 @@ def train(script, how: str, rank: int, flags: list[str]):
 
 
 def gradients(script, rank: int):
+    torch.distributed.init_process_group("gloo")
     args = script.Args(hidden_size=8, encoder_size=4, clip_vloss=True)
     agent, *inputs = minibatch(script, args, rank)
-    ranks = task_envs.Ranks(torch.device("cpu"))
-    result, stats = loss(script, args, agent, *inputs, std_mean=ranks.std_mean)
+    result, stats = loss(script, args, agent, *inputs)
     result.backward()
-    stats = ranks.average(agent.parameters(), stats)
-    decided = ranks.largest(rank, 5 - rank)
-    torch.save(([p.grad for p in agent.parameters()], stats, decided), f"rank{rank}.pt")
-    ranks.close()
+    both = [[script.all_mean(x) for x in values] for values in ([p.grad for p in agent.parameters()], stats.values())]
+    torch.save(both, f"rank{rank}.pt")
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    how, script, rank = sys.argv[1], importlib.import_module(sys.argv[2]), task_envs.rank_and_number()[0]
+    how, script, rank = sys.argv[1], importlib.import_module(sys.argv[2]), int(os.environ["RANK"])
     gradients(script, rank) if how == "gradients" else train(script, how, rank, sys.argv[3:])
