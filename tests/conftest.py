@@ -13,24 +13,26 @@ import pytest
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads of two that spin are ten times slower on a busy machine
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads that spin are ten times slower on a busy machine
 import torch
 
 torch.set_num_threads(2)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would their children
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would children
+
+import probes
 
 import ppo_lstm_cartpole_novel
 import ppo_lstm_minigrid
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {"minigrid": ppo_lstm_minigrid, "cartpole": ppo_lstm_cartpole_novel}
-TINY = ["--num-envs", "4", "--num-steps", "16", "--seq-len", "8", "--num-minibatches", "2", "--update-epochs", "2",
-        "--hidden-size", "8", "--num-threads", "1", "--eval-episodes", "4", "--eval-every", "0"]  # fmt: skip
+SMALL = {"num_envs": 4, "num_steps": 16, "seq_len": 8, "num_minibatches": 2, "update_epochs": 2, "hidden_size": 8,
+         "total_timesteps": 256, "eval_every": 0, "eval_episodes": 4, "num_threads": 1}  # fmt: skip
+probes.register()
 
 # for tests of what is the same in both scripts
-cartpole_slowly = pytest.mark.parametrize(
-    "script", ["minigrid", pytest.param("cartpole", marks=pytest.mark.slow)], indirect=True
-)
+once_is_enough = ["minigrid", pytest.param("cartpole", marks=pytest.mark.slow)]
+cartpole_slowly = pytest.mark.parametrize("script", once_is_enough, indirect=True)
 
 
 @pytest.fixture(params=SCRIPTS)
@@ -40,62 +42,39 @@ def script(request):
 
 @pytest.fixture
 def small(script):
-    """Keywords override."""
+    env_id = {"env_id": "MiniGrid-MemoryS7-v0"} if script is ppo_lstm_minigrid else {}
+    return lambda **overrides: script.Args(**{**env_id, **SMALL, "cuda": False, **overrides})
 
-    def make(**overrides):
-        small = {"num_envs": 4, "num_steps": 16, "seq_len": 8, "num_minibatches": 2, "update_epochs": 2, "hidden_size": 8,
-                 "total_timesteps": 256, "eval_every": 0, "eval_episodes": 4, "num_threads": 1, "cuda": False}  # fmt: skip
-        if script is ppo_lstm_minigrid:
-            small["env_id"] = "MiniGrid-MemoryS7-v0"
-        return script.Args(**{**small, **overrides})
 
-    return make
+def tiny(script, *flags):
+    """The same as flags; later ones win."""
+    env_id = ["--env-id", "MiniGrid-MemoryS7-v0"] if script is ppo_lstm_minigrid else []
+    return [*env_id, *(f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()), *map(str, flags)]
 
 
 @pytest.fixture(autouse=True)
 def in_tmp(tmp_path, monkeypatch):
     """Runs write to ./runs: let that be a temporary folder. Signal handlers and torch's settings are put back."""
     monkeypatch.chdir(tmp_path)
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    handlers = [signal.getsignal(number) for number in numbers]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     yield
-    for number, handler in zip(numbers, handlers, strict=True):
+    for number, handler in handlers.items():
         signal.signal(number, handler)
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(2)
-
-
-@pytest.fixture
-def probe():
-    """Registers the probe environments."""
-    import probes
-
-    probes.register()
-
-
-def tiny(script, *flags):
-    """Flags of a run of small iterations; later ones win."""
-    env_id = ["--env-id", "MiniGrid-MemoryS7-v0"] if script is ppo_lstm_minigrid else []
-    return [*env_id, *TINY, *map(str, flags)]
 
 
 def command(script, *flags):
     return [sys.executable, "-u", str(ROOT / os.path.basename(script.__file__)), *map(str, flags)]
 
 
-def wait_for(path, seconds=60):
-    end = time.time() + seconds
+def started(command, path="runs/*/agent.pt", **kwargs):
+    """The process of a command, once there is a file at `path`."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+    end = time.time() + 60
     while not glob.glob(path):
-        assert time.time() < end, f"no {path}"
+        assert time.time() < end and process.poll() is None, process.communicate(timeout=5)
         time.sleep(0.05)
-    return glob.glob(path)[0]
-
-
-def started(script, *flags, path="runs/*/agent.pt", **kwargs):
-    """The process of a command that has written its first checkpoint."""
-    kwargs = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | kwargs
-    process = subprocess.Popen(command(script, *flags), **kwargs)
-    wait_for(path)
     return process
 
 
@@ -117,6 +96,15 @@ def one(pattern):
     return path
 
 
+def same(a, b):
+    """Equal bit for bit, through dicts and lists."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
 def scalars(run_dir):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -125,22 +113,14 @@ def scalars(run_dir):
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def same(a, b):
-    """Equal bit for bit, through dicts and lists."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
+def results_of(run_dir):
+    return json.loads(Path(run_dir, "results.json").read_text())
 
 
 def saved(run_dir):
     """All that a run leaves, times aside: checkpoints, events, results."""
-    times = {"train_seconds", "args", "wandb_run_id"}
     files = {path.name: torch.load(path, weights_only=True) for path in Path(run_dir).glob("*.pt")}
-    files = {name: {key: c[key] for key in c.keys() - times} for name, c in files.items()}
+    names = ("agent", "optimizer", "ranks", "results", "global_step", "script")
+    files = {name: {key: checkpoint[key] for key in names} for name, checkpoint in files.items()}
     events = {tag: points for tag, points in scalars(run_dir).items() if tag != "charts/SPS"}
-    results = json.loads(Path(run_dir, "results.json").read_text())
-    return files, events, {name: results[name] for name in ("eval", "global_step", "seed", "env_id")}
+    return files, events, {name: results_of(run_dir)[name] for name in ("eval", "global_step", "seed", "env_id")}

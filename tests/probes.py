@@ -1,17 +1,14 @@
 """Tiny environments that each need one thing to be right; they run through the CartPole script (a flat Box)."""
 
 import math
-from dataclasses import dataclass
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-import ppo_lstm_cartpole_novel
-
 
 class Probe(gym.Env):
-    """An episode is `length` steps; a subclass says what is seen, and what a step is worth."""
+    """One step of reward 1 (V = 1). A subclass says how long an episode is, what is seen and what a step is worth."""
 
     length, size = 1, 1
 
@@ -22,16 +19,15 @@ class Probe(gym.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.t, self.secret = 0, int(self.np_random.integers(2))
-        return self.see(), {}
+        return np.array(self.see(), self.observation_space.dtype), {}
 
     def step(self, action):
         reward = float(self.worth(int(action)))
         self.t += 1
-        terminated, truncated = self.ends()
-        return self.see(), reward, terminated, truncated, {}
+        return np.array(self.see(), self.observation_space.dtype), reward, *self.ends(), {}
 
     def see(self):
-        return np.zeros(1, np.float32)
+        return [0]
 
     def worth(self, action):
         return 1
@@ -40,15 +36,11 @@ class Probe(gym.Env):
         return self.t >= self.length, False
 
 
-class Constant(Probe):
-    """One step, reward 1: V = 1."""
-
-
 class ValueOfObservation(Probe):
-    """One step, the reward is what is seen (-1 or 1)."""
+    """The reward is what is seen (-1 or 1)."""
 
     def see(self):
-        return np.array([2 * self.secret - 1], np.float32)
+        return [2 * self.secret - 1]
 
     def worth(self, action):
         return 2 * self.secret - 1
@@ -60,21 +52,21 @@ class Discounting(Probe):
     length = 2
 
     def see(self):
-        return np.array([self.t], np.float32)
+        return [self.t]
 
     def worth(self, action):
         return self.t == 1
 
 
 class ActionChoice(Probe):
-    """One step: action 1 is right."""
+    """Action 1 is right."""
 
     def worth(self, action):
         return action == 1
 
 
 class ActionByObservation(ValueOfObservation):
-    """One step: the action must equal what is seen."""
+    """The action must equal what is seen."""
 
     def worth(self, action):
         return action == self.secret
@@ -86,23 +78,18 @@ class Recall(Probe):
     length, size = 6, 2
 
     def see(self):
-        last = self.t == self.length - 1
-        return np.array([(2 * self.secret - 1) * (self.t == 0), last], np.float32)
+        return [(2 * self.secret - 1) * (self.t == 0), self.t == self.length - 1]
 
     def worth(self, action):
-        return action == self.secret if self.t == self.length - 1 else 0
+        return action == self.secret and self.t == self.length - 1
 
 
 class Counter(Probe):
     """Shows its step, from 1; episodes are 1 to 7 steps, ended by either flag."""
 
-    def reset(self, **kwargs):
-        super().reset(**kwargs)
-        self.length = int(self.np_random.integers(1, 8))
-        return self.see(), {}
-
     def see(self):
-        return np.array([self.t + 1], np.float32)
+        self.length = int(self.np_random.integers(1, 8)) if self.t == 0 else self.length
+        return [self.t + 1]
 
     def ends(self):
         over = self.t >= self.length
@@ -110,7 +97,7 @@ class Counter(Probe):
 
 
 class TimeLimit(Probe):
-    """Reward 1 each step, cut after 5 by a time limit."""
+    """Cut after 5 steps by a time limit."""
 
     def ends(self):
         return False, self.t >= 5
@@ -124,44 +111,35 @@ class BothFlags(Probe):
 
 
 class NanReward(Probe):
-    """Rewards are fine until one is not."""
+    """Fine until it is not."""
 
-    steps = 0
+    steps, fault = 0, math.nan
 
     def worth(self, action):
         self.steps += 1
-        return float("nan") if self.steps > 200 else 1.0
-
-
-class NanObservation(NanReward):
-    """Not the reward but what is seen."""
-
-    def worth(self, action):
-        super().worth(action)
-        return 1.0
-
-    def see(self):
-        return np.array([math.nan if self.steps > 200 else 0], np.float32)
+        if self.steps > 200 and self.fault is None:
+            raise RuntimeError("the environment is broken")
+        return self.fault if self.steps > 200 else 1
 
 
 class Raises(NanReward):
-    """Works until it does not."""
+    fault = None
 
-    def worth(self, action):
-        if math.isnan(super().worth(action)):
-            raise RuntimeError("the environment is broken")
-        return 1.0
+
+class NanObservation(NanReward):
+    fault = 1
+
+    def see(self):
+        return [math.nan if self.steps > 200 else 0]
 
 
 class Unusual(Probe):
     """What an environment of one's own may be: actions from 1, an odd dtype, a seed of 32 bits, a bound of 0."""
 
-    dtype = np.float64
+    length, dtype = 10, np.float64
 
     def __init__(self, render_mode=None):
-        super().__init__()
-        self.render_mode = render_mode
-        self.action_space = spaces.Discrete(2, start=1)
+        self.render_mode, self.action_space = render_mode, spaces.Discrete(2, start=1)
         self.observation_space = spaces.Box(np.array([-1, -9]), np.array([0, 1e-3]), dtype=self.dtype)
 
     def reset(self, *, seed=None, options=None):
@@ -169,61 +147,36 @@ class Unusual(Probe):
         return super().reset(seed=seed)
 
     def see(self):
-        return np.zeros(2, self.dtype)
+        return [0, 0]
 
     def worth(self, action):
         return {1: 0.3, 2: 0.7}[action]
-
-    def ends(self):
-        return self.t >= 10, False
 
     def render(self):
         return np.full((33, 31, 3), 20 * self.t, np.uint8)
 
 
 class Half(Unusual):
-    """The same in 16 bits."""
-
     dtype = np.float16
 
 
 class NoRender(Unusual):
-    """The same, but there is no picture of it."""
-
     render = None
 
 
-PROBES = (Constant, ValueOfObservation, Discounting, ActionChoice, ActionByObservation, Recall, Counter, TimeLimit,
-          BothFlags, NanReward, NanObservation, Raises, NoRender)  # fmt: skip
+PROBES = (Probe, ValueOfObservation, Discounting, ActionChoice, ActionByObservation, Recall, Counter, TimeLimit,
+          BothFlags, NanReward, Raises, NanObservation, Unusual, Half, NoRender)  # fmt: skip
+THRESHOLDS = {Unusual: 7.0, Half: 0.0}
 
 
 def register():
     for probe in PROBES:
-        if f"Probe{probe.__name__}-v0" not in gym.registry:
-            gym.register(f"Probe{probe.__name__}-v0", entry_point=probe, disable_env_checker=True)
-    for probe, threshold in ((Unusual, 7.0), (Half, 0.0)):
-        if f"My/{probe.__name__}-v0" not in gym.registry:
-            gym.register(f"My/{probe.__name__}-v0", entry_point=probe, disable_env_checker=True, reward_threshold=threshold)
+        gym.register(f"My/{probe.__name__}-v0", probe, disable_env_checker=True, reward_threshold=THRESHOLDS.get(probe))
 
 
-@dataclass
-class CartPoleArgs(ppo_lstm_cartpole_novel.Args):
-    """Small runs on probes."""
-
-    num_envs: int = 8
-    num_steps: int = 16
-    seq_len: int = 8
-    num_minibatches: int = 2
-    update_epochs: int = 4
-    hidden_size: int = 16
-    encoder_size: int = 16
-    learning_rate: float = 5e-3
-    anneal_lr: bool = True
-    gamma: float = 0.9
-    gae_lambda: float = 0.95
-    reward_scale: float = 1.0
-    ent_coef: float = 0.01
-    eval_every: int = 0
-    eval_episodes: int = 20
-    num_threads: int = 1
-    cuda: bool = False
+def arguments(script, **overrides):
+    """Of small runs on probes."""
+    small = {"num_envs": 8, "num_steps": 16, "seq_len": 8, "num_minibatches": 2, "update_epochs": 4, "hidden_size": 16,
+             "encoder_size": 16, "learning_rate": 5e-3, "gamma": 0.9, "reward_scale": 1.0, "ent_coef": 0.01,
+             "eval_every": 0, "eval_episodes": 20, "num_threads": 1, "cuda": False}  # fmt: skip
+    return script.Args(**{**small, **overrides})
