@@ -54,12 +54,14 @@ def check_number(name: str, value, lowest: int, odd: bool = False) -> None:
         raise ValueError(f"{name} must be an {'odd ' * odd}integer of at least {lowest}, got {value!r}")
 
 
-def check_integers(name: str, values, count: int, below: int | None = None) -> None:
-    """Raises ValueError where `values` are not `count` integers, or not all from 0 to `below` - 1."""
-    if tuple(values.shape) != (count,) or "int" not in str(values.dtype):
+def integers(name: str, values, count: int, device, below: int | None = None) -> torch.Tensor:
+    """`values` as an int64 tensor on `device`. Raises ValueError unless they are `count` integers (from 0, `below`)."""
+    values = torch.as_tensor(values, device=device)
+    if values.shape != (count,) or "int" not in str(values.dtype):
         raise ValueError(f"{name} must be {count} integers, got {values.dtype} of shape {tuple(values.shape)}")
-    if below is not None and (values.min() < 0 or values.max() >= below):
-        raise ValueError(f"{name} must be from 0 to {below - 1}, got {values.min()} to {values.max()}")
+    if below is not None and not all(0 <= int(value) < below for value in values.long().aminmax()):
+        raise ValueError(f"{name} must be from 0 to {below - 1}, got {values.tolist()}")
+    return values.long()
 
 
 def load_tensors(env: VectorEnv, state: dict) -> None:
@@ -109,17 +111,16 @@ class CartPoleNoVelVectorEnv(CartPoleVectorEnv):
         return obs[:, ::2], info
 
     def step(self, actions):
-        actions = np.asarray(actions)
-        check_integers("actions", actions, self.num_envs, 2)
+        actions = integers("actions", actions, self.num_envs, "cpu", below=2).numpy()
         if self.state is None:
             raise ValueError("call reset() before step()")
-        obs, reward, terminated, truncated, _ = super().step(actions.astype(np.int64))
+        obs, reward, terminated, truncated, _ = super().step(actions)
         done = terminated | truncated
         self.prev_done[:] = False  # the parent would reset these at the next step
         self.state[:, done] = self.np_random.uniform(self.low, self.high, size=(4, done.sum()))
         self.steps[done] = 0
-        next_obs, infos = self.state[::2].T.astype(np.float32), {"final_obs": obs[:, ::2], "_final_obs": done}
-        return next_obs, reward, terminated, truncated, infos
+        infos = {"final_obs": obs[:, ::2], "_final_obs": done}
+        return self.state[::2].T.astype(np.float32), reward, terminated, truncated, infos
 
     def task_variables(self) -> dict[str, np.ndarray]:
         """What the observation hides: both velocities, (N,) each, in m/s and rad/s."""
@@ -239,12 +240,11 @@ class GridVectorEnv(VectorEnv):
 
     def step(self, actions):
         """actions (N,) -> obs (N, D) uint8, reward (N,) float32, terminated (N,), truncated (N,), infos."""
-        actions = torch.as_tensor(actions, device=self.device)
-        check_integers("actions", actions, self.num_envs)
+        actions = integers("actions", actions, self.num_envs, self.device)
         if self.step_count is None:
             raise ValueError("call reset() before step()")
         try:
-            terminated, success = self._move(actions.long())
+            terminated, success = self._move(actions)
         except RuntimeError as error:  # on a GPU the look-up itself fails
             raise ValueError("actions are 0 (left), 1 (right) and 2 (forward)") from error
         self.step_count += 1
@@ -282,9 +282,8 @@ class MemoryVectorEnv(GridVectorEnv):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         if options and "start" in options:
-            start = torch.as_tensor(options["start"], device=self.device)
-            check_integers("options['start']", start, self.num_envs, len(self.table.starts))
-            self.state = self.table.starts[start.long()]
+            start = integers("options['start']", options["start"], self.num_envs, self.device, len(self.table.starts))
+            self.state = self.table.starts[start]
         return self._observe(), {}
 
     def _begin(self, mask):
@@ -338,8 +337,7 @@ def kruskal_mazes(sizes: torch.Tensor, width: int, generator: torch.Generator):
     order = torch.rand(own.shape, generator=generator, device=device).argsort(1)
 
     label = room.flatten().expand(K, -1).clone()  # (K, R) component of each room
-    opened = torch.zeros_like(own)
-    rows = torch.arange(K, device=device)
+    opened, rows = torch.zeros_like(own), torch.arange(K, device=device)
     for edge in order.T:  # (K,), the next edge of each maze
         a, b = label[rows, ends[edge, 0]], label[rows, ends[edge, 1]]
         joins = (a != b) & own[rows, edge]
@@ -513,12 +511,15 @@ class TensorVectorEnv(gym.vector.VectorWrapper):
         return as_tensor(obs, self.single_observation_space, self.device), {}
 
     def step(self, actions):
-        actions, space = torch.as_tensor(actions).cpu().numpy(), self.single_action_space
-        check_integers("actions", actions, self.num_envs, int(space.n))
-        obs, reward, terminated, truncated, infos = self.env.step(actions + space.start)
-        done, final_obs = terminated | truncated, obs.copy()
+        if not isinstance(self.env, CartPoleNoVelVectorEnv):  # it checks them itself
+            space = self.single_action_space
+            actions = integers("actions", actions, self.num_envs, "cpu", int(space.n)).numpy() + int(space.start)
+        obs, reward, terminated, truncated, infos = self.env.step(actions)
+        final_obs, done = obs, terminated | truncated
         if done.any():
-            final_obs[done] = np.stack(infos["final_obs"][done])  # gymnasium's holds arrays, and None elsewhere
+            final_obs = infos["final_obs"]
+        if final_obs.dtype == object:  # gymnasium's: an observation where the mask is set, None elsewhere
+            final_obs = np.stack([obs[n] if final is None else final for n, final in enumerate(final_obs)])
         obs, final_obs = (as_tensor(x, self.single_observation_space, self.device) for x in (obs, final_obs))
         terminated, truncated, done = (torch.as_tensor(x, device=self.device) for x in (terminated, truncated, done))
         reward = torch.as_tensor(reward, dtype=torch.float32, device=self.device)
