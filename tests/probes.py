@@ -8,9 +8,9 @@ from gymnasium import spaces
 
 
 class Probe(gym.Env):
-    """One step of reward 1 (V = 1). A subclass says how long an episode is, what is seen and what a step is worth."""
+    """One step of reward 1. Others say how long an episode is, what is seen, what a step is worth and what ends it."""
 
-    length, size = 1, 1
+    length, size, steps = 1, 1, 0
 
     def __init__(self):
         self.observation_space = spaces.Box(-1e9, 1e9, (self.size,), np.float32)
@@ -22,6 +22,7 @@ class Probe(gym.Env):
         return np.array(self.see(), self.observation_space.dtype), {}
 
     def step(self, action):
+        self.steps += 1
         reward = float(self.worth(int(action)))
         self.t += 1
         return np.array(self.see(), self.observation_space.dtype), reward, *self.ends(), {}
@@ -35,53 +36,9 @@ class Probe(gym.Env):
     def ends(self):
         return self.t >= self.length, False
 
-
-class ValueOfObservation(Probe):
-    """The reward is what is seen (-1 or 1)."""
-
-    def see(self):
-        return [2 * self.secret - 1]
-
-    def worth(self, action):
-        return 2 * self.secret - 1
-
-
-class Discounting(Probe):
-    """Two steps, reward 1 at the second: V = gamma, then 1."""
-
-    length = 2
-
-    def see(self):
-        return [self.t]
-
-    def worth(self, action):
-        return self.t == 1
-
-
-class ActionChoice(Probe):
-    """Action 1 is right."""
-
-    def worth(self, action):
-        return action == 1
-
-
-class ActionByObservation(ValueOfObservation):
-    """The action must equal what is seen."""
-
-    def worth(self, action):
-        return action == self.secret
-
-
-class Recall(Probe):
-    """The secret is seen first, nothing for a while, and at the end (a flag) the action must equal it."""
-
-    length, size = 6, 2
-
-    def see(self):
-        return [(2 * self.secret - 1) * (self.t == 0), self.t == self.length - 1]
-
-    def worth(self, action):
-        return action == self.secret and self.t == self.length - 1
+    @property
+    def fails(self):
+        return self.steps > 200
 
 
 class Counter(Probe):
@@ -94,43 +51,6 @@ class Counter(Probe):
     def ends(self):
         over = self.t >= self.length
         return over and self.secret == 0, over and self.secret == 1
-
-
-class TimeLimit(Probe):
-    """Cut after 5 steps by a time limit."""
-
-    def ends(self):
-        return False, self.t >= 5
-
-
-class BothFlags(Probe):
-    """The same, but terminated at that very step too."""
-
-    def ends(self):
-        return self.t >= 5, self.t >= 5
-
-
-class NanReward(Probe):
-    """Fine until it is not."""
-
-    steps, fault = 0, math.nan
-
-    def worth(self, action):
-        self.steps += 1
-        if self.steps > 200 and self.fault is None:
-            raise RuntimeError("the environment is broken")
-        return self.fault if self.steps > 200 else 1
-
-
-class Raises(NanReward):
-    fault = None
-
-
-class NanObservation(NanReward):
-    fault = 1
-
-    def see(self):
-        return [math.nan if self.steps > 200 else 0]
 
 
 class Unusual(Probe):
@@ -156,22 +76,40 @@ class Unusual(Probe):
         return np.full((33, 31, 3), 20 * self.t, np.uint8)
 
 
-class Half(Unusual):
-    dtype = np.float16
+def cue(env):
+    return 2 * env.secret - 1
 
 
-class NoRender(Unusual):
-    render = None
+def last(env):
+    return env.t == env.length - 1
 
 
-PROBES = (Probe, ValueOfObservation, Discounting, ActionChoice, ActionByObservation, Recall, Counter, TimeLimit,
-          BothFlags, NanReward, Raises, NanObservation, Unusual, Half, NoRender)  # fmt: skip
-THRESHOLDS = {Unusual: 7.0, Half: 0.0}
+PROBES = {
+    "Constant": (Probe, {}),
+    "ValueOfObservation": (Probe, {"see": lambda self: [cue(self)], "worth": lambda self, _: cue(self)}),
+    "Discounting": (Probe, {"length": 2, "see": lambda self: [self.t], "worth": lambda self, _: self.t == 1}),
+    "ActionChoice": (Probe, {"worth": lambda self, action: action == 1}),
+    "ActionByObservation": (Probe, {"see": lambda self: [cue(self)], "worth": lambda self, a: a == self.secret}),
+    # the secret is seen first, nothing for a while, and at the end (a flag) the action must equal it
+    "Recall": (Probe, {"length": 6, "size": 2, "see": lambda self: [cue(self) * (self.t == 0), last(self)],
+                       "worth": lambda self, action: action == self.secret and last(self)}),
+    "Counter": (Counter, {}),
+    "TimeLimit": (Probe, {"ends": lambda self: (False, self.t >= 5)}),
+    "BothFlags": (Probe, {"ends": lambda self: (self.t >= 5, self.t >= 5)}),
+    "NanReward": (Probe, {"worth": lambda self, _: math.nan if self.fails else 1}),
+    "NanObservation": (Probe, {"see": lambda self: [math.nan if self.fails else 0]}),
+    "Raises": (Probe, {"worth": lambda self, _: 1 // (not self.fails)}),
+    "Unusual": (Unusual, {}),
+    "Half": (Unusual, {"dtype": np.float16}),
+    "NoRender": (Unusual, {"render": None}),
+}  # fmt: skip
+THRESHOLDS = {"Unusual": 7.0, "Half": 0.0}
 
 
 def register():
-    for probe in PROBES:
-        gym.register(f"My/{probe.__name__}-v0", probe, disable_env_checker=True, reward_threshold=THRESHOLDS.get(probe))
+    for name, (base, members) in PROBES.items():
+        probe = type(name, (base,), members)
+        gym.register(f"My/{name}-v0", probe, disable_env_checker=True, reward_threshold=THRESHOLDS.get(name))
 
 
 def arguments(script, **overrides):

@@ -17,7 +17,7 @@ def trained(name, steps, **overrides):
 
 
 @pytest.mark.parametrize(("name", "steps", "episodes", "expected", "flags"), [
-    ("Probe", 3_200, [[0.0]], [[1.0]], {}),
+    ("Constant", 3_200, [[0.0]], [[1.0]], {}),
     ("ValueOfObservation", 6_400, [[-1.0], [1.0]], [[-1.0], [1.0]], {}),
     ("Discounting", 5_120, [[0.0, 1.0]], [[0.5, 1.0]], {"gamma": 0.5, "gae_lambda": 0.5}),
 ])  # fmt: skip
