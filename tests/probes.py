@@ -56,7 +56,7 @@ class Counter(Probe):
 class Unusual(Probe):
     """What an environment of one's own may be: actions from 1, an odd dtype, a seed of 32 bits, a bound of 0."""
 
-    length, dtype = 10, np.float64
+    length, dtype, metadata = 10, np.float64, {"render_modes": ["rgb_array"]}
 
     def __init__(self, render_mode=None):
         self.render_mode, self.action_space = render_mode, spaces.Discrete(2, start=1)
