@@ -18,22 +18,18 @@ begun, lines, files = False, 0, 0
 fsync, replace = os.fsync, os.replace
 
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def fsync_or_die(descriptor):
     if how == "write" and begun and files + 1 == number:
         os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
-        die()
+        os.kill(os.getpid(), signal.SIGKILL)
     fsync(descriptor)
 
 
 def replace_or_die(source, target):
     global begun, files
     files += begun
-    if how == "rename" and begun and files == number:
-        die()
+    if how == "rename" and files == number:
+        os.kill(os.getpid(), signal.SIGKILL)
     replace(source, target)
     begun = begun or target.endswith("agent.pt")
 
@@ -44,7 +40,7 @@ def count(frame, event, _argument):
         return None
     lines += begun and event == "line"
     if how == "line" and lines == number:
-        die()
+        os.kill(os.getpid(), signal.SIGKILL)
     return count
 
 
