@@ -1,8 +1,8 @@
-"""One of the processes that test_ranks.py starts: `ranks.py HOW SCRIPT FLAGS...`. Each leaves `rank{n}.pt`.
+"""One of the processes that test_ranks.py starts: `ranks.py HOW SCRIPT FLAGS...`.
 
 HOW is `gradients`: of one minibatch, in float64; `train`: the script, noting the weights at each step of the optimizer;
 `raises`, `dies`, `nan`: the script, and rank 1 raises, is killed or sees a NaN in its 21st minibatch; `dies once`: only
-the first time that torchrun starts it.
+the first time that torchrun starts it. The first two leave `rank{n}.pt`.
 """
 
 import importlib
@@ -35,9 +35,19 @@ def loss(script, args, agent, obs, state, dones, actions, rollout):
     return script.ppo_loss(logprob, entropy, value, rollout[0] - 1, *rollout[1:], args)
 
 
-def train(script, how: str, rank: int, flags: list[str]):
-    weights, calls = [], []
-    step, ppo_loss = torch.optim.Adam.step, script.ppo_loss
+def gradients(script):
+    torch.distributed.init_process_group("gloo")
+    args = script.Args(hidden_size=8, encoder_size=4, clip_vloss=True)
+    agent, *inputs = minibatch(script, args, script.RANK)
+    result, stats = loss(script, args, agent, *inputs)
+    result.backward()
+    left = [[script.all_mean(x) for x in values] for values in ([p.grad for p in agent.parameters()], stats.values())]
+    torch.distributed.destroy_process_group()
+    return left
+
+
+def train(script, how: str, flags: list[str]):
+    weights, calls, step, ppo_loss = [], [], torch.optim.Adam.step, script.ppo_loss
 
     def noting(optimizer):
         step(optimizer)
@@ -45,32 +55,20 @@ def train(script, how: str, rank: int, flags: list[str]):
 
     def failing(newlogprob, *inputs):
         calls.append(1)
-        if rank == 1 and len(calls) == 21:
+        if script.RANK == 1 and len(calls) == 21:
             if how == "raises":
                 raise RuntimeError("rank 1 is broken")
             if how == "dies" or (how == "dies once" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"):
                 os.kill(os.getpid(), signal.SIGKILL)
-            if how == "nan":
-                newlogprob = newlogprob * float("nan")
+            newlogprob = newlogprob * float("nan") if how == "nan" else newlogprob
         return ppo_loss(newlogprob, *inputs)
 
     torch.optim.Adam.step, script.ppo_loss = noting, failing
-    code = script.main(flags)
-    torch.save(weights, f"rank{rank}.pt")
-    sys.exit(code)
-
-
-def gradients(script, rank: int):
-    torch.distributed.init_process_group("gloo")
-    args = script.Args(hidden_size=8, encoder_size=4, clip_vloss=True)
-    agent, *inputs = minibatch(script, args, rank)
-    result, stats = loss(script, args, agent, *inputs)
-    result.backward()
-    both = [[script.all_mean(x) for x in values] for values in ([p.grad for p in agent.parameters()], stats.values())]
-    torch.save(both, f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
+    assert script.main(flags) == 0
+    return weights
 
 
 if __name__ == "__main__":
-    how, script, rank = sys.argv[1], importlib.import_module(sys.argv[2]), int(os.environ["RANK"])
-    gradients(script, rank) if how == "gradients" else train(script, how, rank, sys.argv[3:])
+    how, script = sys.argv[1], importlib.import_module(sys.argv[2])
+    left = gradients(script) if how == "gradients" else train(script, how, sys.argv[3:])
+    torch.save(left, f"rank{script.RANK}.pt")
