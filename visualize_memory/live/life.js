@@ -1,0 +1,274 @@
+// A life: one episode of the agent in its world, step by step, with changes to its memory. The agent lives it twice, with
+// the changes and, as its twin, without them. A plan is all that a life depends on, and fits into the page's address.
+// Needs agent.js and worlds.js.
+
+const KINDS = ["zero", "flip", "hold", "set", "swap", "wipe", "keep"]; // what can be done to a memory
+const HORIZON = 300; // steps that are lived ahead of the one that is shown
+
+/** plan: {options (of the world), draw (null: most probable actions; or a seed), moves {step: action}, edits}.
+ *  edit: {kind, units (null: all), from (the step), on (from here on, else that step only), h, c (for "set")}. */
+class Life {
+  /** forced(t): the action of step t whatever the agent says, without an end. */
+  constructor(agent, task, plan, forced = null) {
+    Object.assign(this, { agent, task, plan, forced, steps: [], end: null, held: new Map() });
+    this.world = new WORLDS[task.kind](task, plan.options);
+  }
+
+  place() {
+    const { x, y, direction, state, count } = this.world;
+    return { x, y, direction, state, count };
+  }
+
+  /** The state of the world at step t, the last of which shows how the episode ended. */
+  at(t) {
+    return t < this.steps.length ? this.steps[t].place : this.end ? this.end.place : this.place();
+  }
+
+  extend(length, deadline = Infinity) {
+    while (this.steps.length < length && !this.end && performance.now() < deadline) this.next();
+    return this;
+  }
+
+  /** Forget the steps from t on: their plan has changed. */
+  rewind(t) {
+    if (t < this.steps.length) {
+      Object.assign(this.world, this.steps[t].place, { over: "" });
+      this.steps.length = t;
+    }
+    this.end = null;
+    this.donor = null;
+  }
+
+  next() {
+    const { agent, world, plan, steps } = this, t = steps.length, last = steps[t - 1], place = this.place();
+    const now = plan.edits.filter(e => e.from === t || (e.on && e.from < t));
+    const obs = world.observe();
+    const zero = agent.zero();
+    const step = agent.step(obs, last ? last.h : zero, last ? last.c : zero, now.some(e => e.kind === "keep"));
+    for (const edit of now) this.change(step, edit, t);
+    const logits = agent.logits(step.h), probs = softmax(logits);
+    let action = logits.indexOf(Math.max(...logits));
+    if (plan.draw !== null) {
+      let left = random(plan.draw * 10007 + t)();
+      action = probs.findIndex(p => (left -= p) < 0);
+      if (action < 0) action = probs.length - 1;
+    }
+    const chosen = this.forced ? this.forced(t) : plan.moves[t];
+    const steered = chosen !== undefined && !this.forced;
+    const sees = world.sees(obs);
+    const record = { ...step, t, obs, place, logits, probs, value: agent.value(step.h), action: chosen ?? action, steered, sees };
+    record.reward = world.step(record.action);
+    steps.push(record);
+    if (world.over && !this.forced) this.end = { outcome: world.over, place: this.place() };
+  }
+
+  change(step, edit, t) {
+    step.pass ||= { h: new Float32Array(this.agent.H).fill(1), c: new Float32Array(this.agent.H).fill(1) };
+    if (edit.kind === "hold" && edit.from === t) this.held.set(edit, { h: step.h.slice(), c: step.c.slice() });
+    const held = this.held.get(edit), other = edit.kind === "swap" ? this.other(t) : null;
+    for (const u of edit.units || step.h.keys()) for (const part of ["h", "c"]) {
+      const value = step[part][u];
+      const result = { zero: 0, wipe: 0, flip: -value, set: edit[part], swap: other?.[part][u],
+        hold: held?.[part][u], keep: value }[edit.kind];
+      step[part][u] = result;
+      if (edit.kind === "flip") step.pass[part][u] *= -1;
+      else if (edit.kind !== "keep" && !(edit.kind === "hold" && edit.from === t)) step.pass[part][u] = 0;
+    }
+  }
+
+  /** The state at step t of an agent that did the same in another episode: the other cue, another goal, the mirrored start. */
+  other(t) {
+    const { options } = this.plan, flipped = { key: "ball", ball: "key" };
+    this.donor ||= new Life(this.agent, this.task, { draw: null, moves: {}, edits: [], options: { ...options,
+      cue: flipped[options.cue], goal: 7 * (options.seed || 0) + 3, start: options.start?.map(v => -v) } },
+      s => this.steps[s]?.action ?? 0);
+    return this.donor.extend(t + 1).steps[t];
+  }
+
+  /** The first step at Memory's fork, or null. */
+  fork() {
+    const { fork, middle } = this.world;
+    if (!fork) return null;
+    return this.steps.find(s => s.place.x === fork && s.place.y === middle)?.t ?? null;
+  }
+
+  /** How much each step up to t counts for the action at t: the length of the logit's gradient with respect to what the
+   *  network reads there. (t + 1), at most 1. */
+  importance(t) {
+    const steps = this.steps.slice(0, t + 1);
+    const sizes = this.agent.backward(steps, steps[t].h, steps[t].action).map(d => Math.sqrt(d.reduce((sum, v) => sum + v * v, 0)));
+    const most = Math.max(...sizes, 1e-12);
+    return sizes.map(size => size / most);
+  }
+}
+
+class Session {
+  /** data: what live.py wrote. */
+  constructor(data) {
+    this.task = { ...data.world };
+    if (data.world.table) {
+      const { obs, next, over, names, variables } = data.world.table, flat = decode(variables, Int16Array), n = names.length;
+      this.task.table = { obs: decode(obs, Uint8Array), next: decode(next, Uint16Array), over, names, index: new Map(),
+        variables: over.map((_, k) => Array.from(flat.subarray(k * n, (k + 1) * n))) };
+    }
+    this.agent = new Agent(data.net);
+    this.actions = ACTIONS[this.task.kind];
+    this.begin(this.defaults());
+  }
+
+  defaults() {
+    const { kind, size } = this.task;
+    const options = { memory: { size, cue: "ball", upper: "ball", x: 2 }, maze: { size, seed: 1 }, cartpole: { start: [0, 0, 0.03, 0] } };
+    return { options: options[kind], draw: null, moves: {}, edits: [] };
+  }
+
+  begin(plan, cursor = 0) {
+    this.plan = plan;
+    this.past = [];
+    this.makeLives();
+    this.go(cursor);
+  }
+
+  makeLives() {
+    this.life = new Life(this.agent, this.task, this.plan);
+    this.twin = new Life(this.agent, this.task, { ...this.plan, edits: [] });
+  }
+
+  /** Show step t: both lives are lived to it now, and ahead of it for as long as there is time. True if that is done. */
+  go(t, budget = 8) {
+    const deadline = performance.now() + budget;
+    for (const life of [this.life, this.twin]) life.extend(Math.max(0, t) + 1);
+    this.cursor = Math.min(Math.max(0, t), this.last());
+    for (const life of [this.life, this.twin]) life.extend(this.cursor + HORIZON, deadline);
+    return [this.life, this.twin].every(life => life.end || life.steps.length >= this.cursor + HORIZON);
+  }
+
+  /** The agent's last step, after which the episode is over. */
+  last() {
+    return this.life.end ? this.life.steps.length : this.life.steps.length - 1;
+  }
+
+  /** The step at the cursor; at the end the one before. */
+  now() {
+    return this.life.steps[Math.min(this.cursor, this.life.steps.length - 1)];
+  }
+
+  changed() {
+    return this.plan.edits.length > 0;
+  }
+
+  /** Change the plan from step t on; undo takes it back. */
+  change(t, alter, keep = true) {
+    if (keep) this.past.push({ plan: structuredClone(this.plan), cursor: this.cursor });
+    alter(this.plan);
+    this.again(t);
+  }
+
+  /** Live the plan from step t on. */
+  again(t) {
+    if (t === 0) this.makeLives();
+    this.life.plan = this.plan;
+    this.twin.plan = { ...this.plan, edits: [] };
+    this.life.rewind(t);
+    this.twin.rewind(t);
+    this.go(this.cursor);
+  }
+
+  /** Change the memory at the cursor. units: null for all. */
+  edit(kind, units, on, values = {}) {
+    const edit = { kind, units, from: Math.min(this.cursor, this.life.steps.length - 1), on: on || kind === "hold", ...values };
+    const same = e => kind === "set" && e.kind === kind && e.from === edit.from && String(e.units) === String(units);
+    const sliding = this.plan.edits.some(same); // the slider moves: still one change
+    this.change(edit.from, plan => { plan.edits = [...plan.edits.filter(e => !same(e)), edit]; }, !sliding);
+  }
+
+  /** The reader does `action` at the cursor; what was steered later is forgotten. */
+  steer(action) {
+    const t = this.cursor;
+    if (t >= this.life.steps.length) return;
+    this.change(t, plan => {
+      plan.moves = Object.fromEntries(Object.entries(plan.moves).filter(([s]) => s < t));
+      plan.moves[t] = action;
+    });
+    this.go(t + 1);
+  }
+
+  undo() {
+    const before = this.past.pop();
+    if (!before) return false;
+    this.plan = before.plan;
+    this.cursor = before.cursor;
+    this.again(0);
+    return true;
+  }
+
+  /** A start and a step at which zeroing the units that tell most makes the agent fail: {plan, t, units, on}, or null.
+   *  On Memory once, in the state that enters the first step at the fork; elsewhere from the step on. */
+  demonstration(ranking) {
+    const { kind, size } = this.task, base = this.defaults(), H = ranking.length, starts = [];
+    if (kind === "memory") {
+      for (const cue of ["ball", "key"]) for (const upper of ["key", "ball"]) for (const x of [4, 3, 5, 2]) {
+        starts.push({ ...base.options, cue, upper, x: Math.min(x, size - 3) });
+      }
+    } else if (kind === "maze") for (const seed of [1, 2, 3, 4]) starts.push({ size, seed });
+    else starts.push(base.options);
+    for (const k of [H / 2, H / 4, 3 * H / 4, H].map(Math.ceil)) for (const options of starts) {
+      const plan = { ...base, options }, life = new Life(this.agent, this.task, plan).extend(500);
+      const t = kind === "memory" ? life.fork() - 1 : kind === "maze" ? 3 : 25, units = ranking.slice(0, k), on = kind !== "memory";
+      if (life.end?.outcome !== "success" || t < 0) continue;
+      const other = new Life(this.agent, this.task, { ...plan, edits: [{ kind: "zero", units, from: t, on }] }).extend(500);
+      const fails = other.end && other.end.outcome !== "success";
+      if (fails && (kind !== "memory" || other.steps.length < life.steps.length + 4)) return { plan, t, units, on };
+    }
+    return null;
+  }
+}
+
+const ACTIONS = { memory: ["left", "right", "forward"], maze: ["left", "right", "forward"], cartpole: ["left", "right"] };
+const MOVES = { memory: "lrf", maze: "lrf", cartpole: "lr" };
+
+/** A session's state as the part of the address behind the #. */
+function toAddress(session) {
+  const { plan: { options, draw, moves, edits }, cursor, task } = session, parts = ["live"];
+  for (const [name, value] of Object.entries(options)) if (value !== undefined) parts.push(`${name}=${value}`);
+  if (draw !== null) parts.push(`draw=${draw}`);
+  const steered = Object.entries(moves).map(([t, action]) => t + MOVES[task.kind][action]);
+  if (steered.length) parts.push(`moves=${steered}`);
+  for (const { kind, units, from, on, h, c } of edits) {
+    parts.push(`${kind}=${units || ""}@${from}${on ? "-" : ""}${kind === "set" ? `:${+h.toFixed(3)}:${+c.toFixed(3)}` : ""}`);
+  }
+  return [...parts, `t=${cursor}`].join("&");
+}
+
+/** The plan and step of such an address; what is wrong or missing is as in `defaults`. */
+function fromAddress(text, session) {
+  const { task, agent } = session, plan = session.defaults(), { options } = plan;
+  let t;
+  const whole = (value, low, high) => /^\d+$/.test(value) && +value >= low && +value <= high;
+  for (const [name, value] of new URLSearchParams(text)) {
+    const edit = KINDS.includes(name) && value.match(/^([\d,]*)@(\d{1,4})(-?)(?::(-?[\d.]+):(-?[\d.]+))?$/);
+    if (edit) {
+      const units = edit[1] ? edit[1].split(",").map(Number).filter(u => u < agent.H) : null;
+      if (units || ["swap", "wipe", "keep"].includes(name)) plan.edits.push({ kind: name, units, from: +edit[2], on: edit[3] === "-",
+        ...(name === "set" ? { h: Math.max(-1, Math.min(1, +edit[4] || 0)), c: +edit[5] || 0 } : {}) });
+    } else if (name === "t" && whole(value, 0, 9999)) t = +value;
+    else if (name === "draw" && whole(value, 0, 1e6)) plan.draw = +value;
+    else if (name === "moves") value.split(",").forEach(move => {
+      const [, at, which] = move.match(/^(\d{1,4})([lrf])$/) || [], action = MOVES[task.kind].indexOf(which);
+      if (at && action >= 0) plan.moves[at] = action;
+    });
+    else if (task.kind === "memory" && ["cue", "upper"].includes(name) && ["key", "ball"].includes(value)) options[name] = value;
+    else if (task.kind === "memory" && name === "size" && whole(value, 7, 257) && value % 2) options.size = +value;
+    else if (task.kind === "memory" && name === "end" && whole(value, 4, 254)) options.end = +value;
+    else if (task.kind === "memory" && name === "x" && whole(value, 1, 255)) options.x = +value;
+    else if (task.kind === "maze" && name === "seed" && whole(value, 0, 1e6)) options.seed = +value;
+    else if (task.kind === "cartpole" && name === "start" && /^(-?[\d.]+,){3}-?[\d.]+$/.test(value)) {
+      options.start = value.split(",").map(v => Math.max(-0.2, Math.min(0.2, +v || 0)));
+    }
+  }
+  if (task.kind === "memory") {
+    options.end = Math.min(options.end || options.size - 3, options.size - 3);
+    options.x = Math.min(options.x, options.end);
+  }
+  return { plan, t: t ?? Math.max(0, ...plan.edits.map(e => e.from)) };
+}
