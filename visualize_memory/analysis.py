@@ -1,13 +1,11 @@
-"""What a recurrent agent remembers, where, and for how long; `visualize_memory.py --analysis` writes what this finds.
+"""What a recurrent agent remembers, where, and for how long: what `--analysis` finds.
 
 1. A linear probe reads a task variable (the cue, a position, a velocity) from the agent's state. Its score against the
    time since that variable was in view says for how long it is kept. Beside it the same probe on the observation alone,
-   on the states of an untrained network of the same shape (what a probe reads from any LSTM is not yet learned), and on both
-   with noise added, as large as each unit's own spread (what is kept only in the last digits is no use to anybody).
+   on the states of an untrained network of the same shape (what a probe reads from any LSTM is not yet learned), and on
+   both with noise added, as large as each unit's own spread (what is kept in the last digits only cannot be used).
 2. A probe on each unit alone says which units carry it.
 3. Zeroing those units while the agent plays says whether it is used.
-
-`subject` has the `script` (for `make_envs`), its `args`, the `agent`, its `untrained` twin, and a dict `about` them.
 
 Shapes: E episodes, N of them still playing, M rows (a row is one step of one episode), H = hidden_size, F inputs and
 K outputs of a probe. A step's state is the one that has read its observation and gives its action.
@@ -18,65 +16,21 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import torch
-from minigrid.core.constants import DIR_TO_VEC, OBJECT_TO_IDX
+from minigrid.core.constants import DIR_TO_VEC
 from tqdm import tqdm
 
-from envs import EVAL_SEED, success_return
+from envs import success_return
+from visualize_memory.episodes import LONGEST, at_fork, in_view, kind_of, spawn_seeds
+from visualize_memory.page import on_grid
 
 RIDGE = 1e-3  # penalty of the probes, as a share of a standardised input's sum of squares; fixed, not tuned
 FOLDS, RESAMPLES, SINGLE_LAGS = 5, 1000, 16
+VARIES = 0.02  # a bin's rows must vary by this share of the target's variance, or there is nothing to tell in it
 LOOKS = {"hidden": ("#1a4a8f", "-", "hidden state"), "cell": ("#d9702b", "-", "cell state"),
          "untrained": ("#4c9a6a", "-", "untrained network"), "hidden_noisy": ("#1a4a8f", "--", "hidden state + noise"),
-         "untrained_noisy": ("#4c9a6a", "--", "untrained + noise"), "observation": ("#777777", ":", "observation")}  # fmt: skip
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# What has to be remembered, and when it was last in view
-# ----------------------------------------------------------------------------------------------------------------------
-def kind_of(env_id: str) -> str | None:
-    """The tasks that have a thing to remember: a cue in "Memory", a goal in "Maze"."""
-    return {f"envs:{kind}VectorEnv": kind for kind in ("Memory", "Maze")}.get(gym.registry[env_id].vector_entry_point)
-
-
-def grid_size(env_id: str) -> int:
-    return gym.registry[env_id].kwargs["size"]
-
-
-def cue_in_view(obs, x, y, direction, size: int):
-    """Whether Memory's cue is in view: obs (..., D) uint8; x, y, direction (...) of the agent; `size` of the grid -> (...).
-
-    Exact: the view cell that lies over the cue's place, (1, size // 2 - 1), must show a key or a ball. The objects at the
-    fork look the same and are not the cue; a wall that hides the cue's place hides the cue.
-    """
-    obs, x, y, direction = (np.asarray(v).astype(np.int64) for v in (obs, x, y, direction))
-    view = math.isqrt((obs.shape[-1] - 1) // 3)
-    cells = obs[..., :-1:3]  # object types (..., view * view), column by column
-    if (cells == OBJECT_TO_IDX["agent"]).any(-1).all():  # the whole grid: only there the agent itself is shown
-        return np.ones(x.shape, bool)
-    step_x, step_y = np.moveaxis(np.array(DIR_TO_VEC)[direction], -1, 0)
-    to_x, to_y = 1 - x, size // 2 - 1 - y
-    ahead, right = to_x * step_x + to_y * step_y, to_y * step_x - to_x * step_y
-    i, j = right + view // 2, view - 1 - ahead  # the agent looks towards j = 0 from the middle of the last row
-    inside = (i >= 0) & (i < view) & (j >= 0) & (j < view)
-    shown = np.take_along_axis(cells, (i * view + j).clip(0, view * view - 1)[..., None], -1)[..., 0]
-    return inside & np.isin(shown, (OBJECT_TO_IDX["key"], OBJECT_TO_IDX["ball"]))
-
-
-def in_view(env_id: str, obs, variables: dict):
-    """Whether the cue or the goal is in view: obs (..., D), variables (...) -> (...); None where there is neither."""
-    if kind_of(env_id) == "Memory":
-        return cue_in_view(obs, variables["x"], variables["y"], variables["direction"], grid_size(env_id))
-    return (obs[..., :-1:3] == OBJECT_TO_IDX["goal"]).any(-1) if kind_of(env_id) == "Maze" else None
-
-
-def at_fork(env_id: str, variables: dict):
-    """Whether Memory's agent stands between the two ends of the fork, (...) -> (...); elsewhere there is no fork: False."""
-    if kind_of(env_id) != "Memory":
-        return np.zeros(np.shape(next(iter(variables.values()), 0)), bool)
-    return (variables["x"] == variables["success_x"]) & (variables["y"] == grid_size(env_id) // 2)
+         "untrained_noisy": ("#4c9a6a", "--", "untrained + noise"), "observation": ("#777777", ":", "observation")}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -84,23 +38,22 @@ def at_fork(env_id: str, variables: dict):
 # ----------------------------------------------------------------------------------------------------------------------
 @torch.no_grad()
 def roll_out(subject, episodes: int, seed: int, each_step=None, lesion=None) -> tuple[np.ndarray, np.ndarray]:
-    """One episode in each of E environments of the batched form, starts as the environment draws them, actions drawn from
-    the policy without random moves: the most probable ones would repeat a few dozen episodes.
+    """One episode in each of E environments of the batched form, starts as the environment draws them, actions drawn
+    from the policy without random moves: the most probable ones would repeat a few dozen episodes.
 
     each_step(n, obs, states, variables) is told of every step of those still playing: their numbers n (N,), obs (N, D),
-    states (N, 4, H) (hidden and cell of the agent, then of the untrained network), task variables (N,) each.
+    states (N, 4, H) (hidden and cell of the agent, then of the untrained network), task variables (N, ...) each.
     lesion(n, variables) -> (N, H), 0 where the state that enters the step is zeroed, 1 elsewhere.
     Returns return and length of each episode, (E,) each.
     """
-    agent, untrained = subject.agent, subject.untrained
+    agent, untrained, (start, draws) = subject.agent, subject.untrained, spawn_seeds(seed, 2, 2, evaluation=True)
     envs = subject.script.make_envs(subject.args, subject.args.env_id, episodes, "cpu")
-    generator = torch.Generator().manual_seed(EVAL_SEED + seed)
-    obs, _ = envs.reset(seed=EVAL_SEED + seed)
+    generator, (obs, _) = torch.Generator().manual_seed(draws), envs.reset(seed=start)
     state, other, done = agent.initial_state(episodes), untrained.initial_state(episodes), torch.ones(episodes)
     action = torch.zeros(episodes, dtype=torch.int64)
     returns, lengths, playing = torch.zeros(episodes), torch.zeros(episodes), torch.arange(episodes)
     with tqdm(total=episodes, desc="lesioned episodes" if lesion else "episodes", leave=False, disable=None) as bar:
-        while len(playing):
+        while len(playing) and lengths.max() < LONGEST:
             n = playing.numpy()
             variables = {name: np.asarray(value)[n] for name, value in envs.task_variables().items()}
             if lesion:
@@ -122,23 +75,26 @@ def roll_out(subject, episodes: int, seed: int, each_step=None, lesion=None) -> 
 
 
 def collect(subject, episodes: int, seed: int) -> tuple[dict, np.ndarray]:
-    """Rows (M, ...) by name: episode, step, lag, fork, obs, states (M, 4, H) and the task's variables; and returns (E,).
+    """Rows (M, ...) by name: episode, step, lag, fork, obs, states (M, 4, H), and the task's "variables" in a dict of
+    their own; and returns (E,).
 
     On Memory an episode's rows end with its first at the fork: after that, where the agent stands gives the cue away.
     """
     env_id, chunks, lag, reached = subject.args.env_id, [], np.full(episodes, -1), np.zeros(episodes, bool)
 
     def each_step(n, obs, states, variables):
-        seen, fork, before = in_view(env_id, obs, variables), at_fork(env_id, variables), ~reached[n]
+        seen, fork, before = in_view(env_id, obs, variables), at_fork(env_id, variables, len(n)), ~reached[n]
         if seen is not None:
             lag[n] = np.where(seen, 0, np.where(lag[n] < 0, -1, lag[n] + 1))
-        columns = variables | {"episode": n, "step": np.full(len(n), len(chunks)), "lag": lag[n], "fork": fork, "obs": obs,
-                               "states": states}  # fmt: skip
+        columns = {"episode": n, "step": np.full(len(n), len(chunks)), "lag": lag[n], "fork": fork, "obs": obs,
+                   "states": states} | {("variable", name): value for name, value in variables.items()}
         chunks.append({name: value[before] for name, value in columns.items()})
         reached[n] |= fork
 
     returns, _ = roll_out(subject, episodes, seed, each_step)
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}, returns
+    rows = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    variables = {name[1]: rows.pop(name) for name in list(rows) if isinstance(name, tuple)}
+    return rows | {"variables": variables, "kind": kind_of(env_id)}, returns
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -146,7 +102,7 @@ def collect(subject, episodes: int, seed: int) -> tuple[dict, np.ndarray]:
 # ----------------------------------------------------------------------------------------------------------------------
 @dataclass
 class Target:
-    """What a probe reads: values (M, K), or K classes one-hot; lag (M,): steps `since` it was in view, -1 before that."""
+    """What a probe reads: values (M, K), or K classes one-hot; lag (M,): steps `since` it was in view, -1 before."""
 
     name: str
     values: np.ndarray
@@ -156,24 +112,34 @@ class Target:
 
 
 def find_targets(rows: dict) -> list[Target]:
-    """What to probe for: the cue; or agent and goal (also as seen from the agent) in a maze; or every task variable."""
+    """What to probe for: Memory's cue; agent and goal (also as seen from the agent) in a maze; or every task variable,
+    those with two values as classes. Raises ValueError where one is not made of numbers."""
+    v, began = rows["variables"], "the episode began"
 
     def numbers(*names):
-        return np.stack([rows[name] for name in names], -1).astype(float)
+        return np.stack([v[name] for name in names], -1).astype(float)
 
-    if "cue" in rows:
-        return [Target("cue", np.eye(int(rows["cue"].max()) + 1)[rows["cue"]], rows["lag"], "the cue was last seen", True)]
-    if {"x", "y", "goal_x", "goal_y", "direction"} <= rows.keys():
-        to_goal, step = numbers("goal_x", "goal_y") - numbers("x", "y"), np.array(DIR_TO_VEC)[rows["direction"]]
+    if rows["kind"] == "Memory":
+        return [Target("cue", np.eye(2)[v["cue"]], rows["lag"], "the cue was last seen", classes=True)]
+    if rows["kind"] == "Maze":
+        position, goal, step = numbers("x", "y"), numbers("goal_x", "goal_y"), np.array(DIR_TO_VEC)[v["direction"]]
+        to_goal = goal - position
         from_agent = np.stack(((to_goal * step).sum(1), to_goal[:, 1] * step[:, 0] - to_goal[:, 0] * step[:, 1]), 1)
         _, first, episode = np.unique(rows["episode"], return_index=True, return_inverse=True)
-        way = numbers("x", "y") - numbers("x", "y")[first][episode]
-        return [Target("position of the agent", numbers("x", "y"), rows["step"], "the episode began"),
-                Target("agent's way from its start", way, rows["step"], "the episode began"),
-                Target("position of the goal", numbers("goal_x", "goal_y"), rows["lag"], "the goal was last seen"),
-                Target("goal ahead and to the right", from_agent, rows["lag"], "the goal was last seen")]  # fmt: skip
-    names = rows.keys() - {"episode", "step", "lag", "fork", "obs", "states"}
-    return [Target(name.replace("_", " "), numbers(name), rows["step"], "the episode began") for name in sorted(names)]
+        since = "the goal was last seen"
+        return [Target("position of the agent", position, rows["step"], began),
+                Target("agent's way from its start", position - position[first][episode], rows["step"], began),
+                Target("position of the goal", goal, rows["lag"], since),
+                Target("goal ahead and to the right", from_agent, rows["lag"], since)]
+    targets = []
+    for name, values in sorted(v.items()):
+        if values.dtype.kind not in "biuf":
+            raise ValueError(f"--analysis: task variable {name!r} is {values.dtype}, not a number")
+        values, name = values.reshape(len(values), -1).astype(float), str(name).replace("_", " ")
+        kinds, index = np.unique(values, axis=0, return_inverse=True)
+        classes = len(kinds) == 2
+        targets.append(Target(name, np.eye(2)[index.ravel()] if classes else values, rows["step"], began, classes))
+    return targets
 
 
 def one_hot(obs: np.ndarray) -> np.ndarray:
@@ -184,30 +150,32 @@ def one_hot(obs: np.ndarray) -> np.ndarray:
 
 
 def make_folds(rows: dict, seed: int) -> np.ndarray:
-    """(M,) the fold of each row. Whole episodes are held out; on Memory, where few starts exist, whole start cells (of a
-    hallway length) with both cues: else a probe would be tested on the very walks that it was fitted to."""
+    """(M,) the fold of each row. Whole episodes are held out; on Memory, where few starts exist, whole start cells (of
+    a hallway length) with both cues: else a probe would be tested on the very walks that it was fitted to."""
     _, first, groups = np.unique(rows["episode"], return_index=True, return_inverse=True)
-    if {"cue", "x", "success_x"} <= rows.keys():
-        starts = np.stack((rows["x"][first], rows["success_x"][first]), 1)
+    if rows["kind"] == "Memory":
+        starts = np.stack([rows["variables"][name][first] for name in ("x", "success_x")], 1)
         groups = np.unique(starts, axis=0, return_inverse=True)[1].reshape(-1)[groups]
     return np.random.default_rng(seed).permutation(groups.max() + 1)[groups] % FOLDS
 
 
 def cross_validated(X: np.ndarray, target: Target, fold: np.ndarray) -> np.ndarray:
-    """Ridge regression of the target (M, K) on X (M, F): each row's prediction (M, K) comes from a fit on the other folds.
+    """Ridge regression of the target (M, K) on X (M, F): each row's prediction (M, K) comes from a fit on other folds.
 
-    Standardised by the training rows; rows before the first sight of the target train nothing. A class is the largest of
-    its K one-hot regressions.
+    Rows before the first sight of the target train nothing. A class is the largest of its K one-hot regressions.
+    Inputs are scaled by their spread over all rows: over the training rows it can be next to nothing (a saturated
+    unit), and what is beside them would be blown up.
     """
-    prediction = np.zeros_like(target.values)
+    prediction, deviation = np.zeros_like(target.values), X.std(0)
+    X = X / np.where(deviation > 1e-6 * np.abs(X).max(0).clip(1e-6), deviation, np.inf)
     for k in np.unique(fold):
         train = (fold != k) & (target.lag >= 0)
         if not train.any():  # never in view: nothing to learn from
             continue
-        mean, deviation, offset = X[train].mean(0), X[train].std(0), target.values[train].mean(0)
-        Z = (X - mean) / np.where(deviation > 1e-8, deviation, np.inf)  # what never varies in training says nothing
+        Z, offset = X - X[train].mean(0), target.values[train].mean(0)
         gram = Z[train].T @ Z[train] + RIDGE * train.sum() * np.eye(X.shape[1])
-        prediction[fold == k] = Z[fold == k] @ np.linalg.solve(gram, Z[train].T @ (target.values[train] - offset)) + offset
+        weights = np.linalg.solve(gram, Z[train].T @ (target.values[train] - offset))
+        prediction[fold == k] = Z[fold == k] @ weights + offset
     return prediction
 
 
@@ -218,8 +186,9 @@ def wilson(hits, n: int, z: float = 1.96) -> tuple[float, float]:
     return min(p, (middle - half) / (1 + z * z / n)), max(p, (middle + half) / (1 + z * z / n))  # rounding could miss p
 
 
-def score(prediction, target: Target, episode, bins, num_bins: int, seed: int, classes: bool | None = None) -> list[dict]:
-    """Accuracy (classes) or R2 (numbers) in each bin of rows; bins (M,), -1 in none; bins of under 10 episodes are left out.
+def score(prediction, target: Target, episode, bins, num_bins: int, seed: int, classes: bool | None = None):
+    """Accuracy (classes) or R2 (numbers) in each bin of rows; bins (M,), -1 in none. Left out are bins of under 10
+    episodes, and those in which the target (almost) does not vary: R2 compares with that variation. -> a dict each.
 
     With 95 % intervals: a bootstrap over episodes; for accuracy at least as wide as Wilson's for so many episodes, as a
     bootstrap of a sample without an error has no width.
@@ -236,12 +205,12 @@ def score(prediction, target: Target, episode, bins, num_bins: int, seed: int, c
 
     n = total(np.ones(len(bins)))
     with np.errstate(invalid="ignore", divide="ignore"):
+        spread = total((y**2).sum(1)) - sum(total(column) ** 2 for column in y.T) / n
         if classes:
             value = total((prediction.argmax(1) == y.argmax(1)).astype(float)) / n
         else:
-            spread = total((y**2).sum(1)) - sum(total(column) ** 2 for column in y.T) / n
             value = 1 - total(((prediction - target.values) ** 2).sum(1)) / spread
-    value[~np.isfinite(value)] = np.nan  # a bin without a row, or one in which the target does not vary
+        value[~(spread / n > VARIES * (y**2).sum(1).mean())] = np.nan
     results = []
     for b in range(num_bins):
         episodes = len(np.unique(episode[bins == b]))
@@ -251,12 +220,12 @@ def score(prediction, target: Target, episode, bins, num_bins: int, seed: int, c
                 least = wilson(value[0, b] * episodes, episodes)
                 low, high = min(low, least[0]), max(high, least[1])
             results.append({"bin": b, "value": float(value[0, b]), "low": float(low), "high": float(high),
-                            "steps": int(n[0, b]), "episodes": episodes})  # fmt: skip
+                            "steps": int(n[0, b]), "episodes": episodes})
     return results
 
 
 def lag_bins(lag: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """The bin of each row (M,), and first and last lag of each bin: -1 (not yet seen), 0, 1, ..., then longer stretches."""
+    """The bin of each row (M,), and first and last lag of each bin: -1 (not yet seen), 0, 1, ..., then stretches."""
     edges = list(range(-1, SINGLE_LAGS + 2))
     while edges[-1] <= lag.max():
         edges.append(math.ceil(edges[-1] * 1.4))
@@ -274,11 +243,11 @@ def success(subject, returns: np.ndarray) -> dict:
 
 
 def intervene(subject, episodes: int, seed: int, ranking: list[int]) -> dict:
-    """New episodes with k units (hidden and cell) zeroed: the k that tell most, or k random ones, other ones each episode.
+    """New episodes with k units (hidden and cell) zeroed: the k that tell most, or k random ones, others each episode.
 
     On Memory once: in the state that enters the first step at the fork, so that what the agent knew there is gone, and
-    only that. (It may walk back and look again.) Elsewhere there is no such moment: in the state that enters every step,
-    so that these units carry nothing over. All units: amnesia at the fork; elsewhere the memoryless control.
+    only that. (It may walk back and look again.) Elsewhere there is no such moment: in the state that enters every
+    step, so that these units carry nothing over. All units: amnesia at the fork; elsewhere the memoryless control.
     """
     env_id, E, H = subject.args.env_id, episodes, len(ranking)
     sizes = sorted({round(H * eighth / 8) for eighth in range(1, 8)} - {0, H})
@@ -291,7 +260,7 @@ def intervene(subject, episodes: int, seed: int, ranking: list[int]) -> dict:
     once = kind_of(env_id) == "Memory"
 
     def lesion(n, variables):
-        now = at_fork(env_id, variables) & ~reached[n] if once else np.ones(len(n), bool)
+        now = at_fork(env_id, variables, len(n)) & ~reached[n] if once else np.ones(len(n), bool)
         reached[n] |= now
         return torch.where(torch.from_numpy(now)[:, None], kept[n], 1.0)
 
@@ -300,35 +269,37 @@ def intervene(subject, episodes: int, seed: int, ranking: list[int]) -> dict:
     for (kind, k), r, length in zip(variants, returns.reshape(-1, E), lengths.reshape(-1, E), strict=True):
         low, high = np.percentile(rng.choice(r, (RESAMPLES, E)).mean(1), (2.5, 97.5))
         results.append({"units": kind, "zeroed": k, "success_rate": success(subject, r), "length": float(length.mean()),
-                        "return": {"value": float(r.mean()), "low": float(low), "high": float(high)}})  # fmt: skip
-    when = "once, in the state that enters the first step at the fork" if once else "in the state that enters every step"
-    return {"when": when, "episodes": E, "variants": results}
+                        "return": {"value": float(r.mean()), "low": float(low), "high": float(high)}})
+    first = "once, in the state that enters the first step at the fork"
+    return {"when": first if once else "in the state that enters every step", "episodes": E, "variants": results}
 
 
 def analyse(subject, episodes: int, seed: int, figure: Path) -> dict:
     """Probes, units, lesions; draws `figure` and returns what analysis.json holds."""
     rows, returns = collect(subject, episodes, seed)
-    targets, fold, episode, H = find_targets(rows), make_folds(rows, seed), rows["episode"], subject.about["hidden_size"]
-    states = rows["states"].astype(float)
+    targets, fold, episode = find_targets(rows), make_folds(rows, seed), rows["episode"]
+    H, states = subject.about["hidden_size"], rows["states"].astype(float)
     inputs = {"hidden": states[:, 0], "cell": states[:, 1], "observation": one_hot(rows["obs"]),
-              "untrained": states[:, 2:].reshape(len(states), 2 * H)}  # fmt: skip
-    rng = np.random.default_rng(seed)  # noise as large as each unit's spread: what only exact arithmetic keeps is drowned
+              "untrained": states[:, 2:].reshape(len(states), 2 * H)}
+    rng = np.random.default_rng(seed)  # noise as large as each unit's spread drowns what only exact arithmetic keeps
     for name in ("hidden", "untrained"):
         inputs[name + "_noisy"] = inputs[name] + inputs[name].std(0) * rng.standard_normal(inputs[name].shape)
     result = subject.about | {
         "policy": "sampled, without random moves", "episodes": episodes, "steps": len(episode),
         "success_rate": success(subject, returns), "targets": {},
-        "probe": f"ridge {RIDGE}, {FOLDS} folds of whole " + ("start cells" if "cue" in rows else "episodes")}  # fmt: skip
+        "probe": f"ridge {RIDGE}, {FOLDS} folds of whole {'start cells' if rows['kind'] == 'Memory' else 'episodes'}"}
 
     # ---- for how long: one probe for each target and input; its score by the time since the target was in view
     for target in tqdm(targets, "probes", leave=False, disable=None):
         bins, stretches = lag_bins(target.lag)
         guessing = float(target.values[target.lag >= 0].mean(0).max()) if target.classes else 0.0
-        entry = {"metric": "accuracy" if target.classes else "R2", "guessing": guessing, "since": target.since, "by_lag": {}}
+        entry = {"metric": "accuracy" if target.classes else "R2", "guessing": guessing, "since": target.since,
+                 "by_lag": {}}
         for name, X in inputs.items():
             prediction = cross_validated(X, target, fold)
             scores = score(prediction, target, episode, bins, len(stretches), seed)
-            entry["by_lag"][name] = [dict(zip(("from", "to"), stretches[s.pop("bin")], strict=True)) | s for s in scores]
+            lags = [dict(zip(("from", "to"), stretches[s.pop("bin")], strict=True)) for s in scores]
+            entry["by_lag"][name] = [lag | s for lag, s in zip(lags, scores, strict=True)]
             if rows["fork"].any():
                 at = score(prediction, target, episode, np.where(rows["fork"] & (target.lag >= 0), 0, -1), 1, seed)
                 entry.setdefault("at_fork", {})[name] = at[0] if at else None
@@ -337,7 +308,7 @@ def analyse(subject, episodes: int, seed: int, figure: Path) -> dict:
     # ---- where: R2 of a probe on one unit alone (its hidden and cell state), once the target is out of view
     alone = np.zeros((len(targets), H))
     some = slice(None, None, max(1, len(episode) // 20_000))  # rows enough for two inputs
-    for (n, target), unit in tqdm(list(itertools.product(enumerate(targets), range(H))), "units", leave=False, disable=None):
+    for unit, (n, target) in itertools.product(tqdm(range(H), "units", leave=False, disable=None), enumerate(targets)):
         part = replace(target, values=target.values[some], lag=target.lag[some])
         prediction, later = cross_validated(states[some, :2, unit], part, fold[some]), np.where(part.lag >= 1, 0, -1)
         found = score(prediction, part, episode[some], later, 1, seed, classes=False)
@@ -364,14 +335,15 @@ def summarise(result: dict) -> list[str]:
     for name, target in result["targets"].items():
         later = [s for s in target["by_lag"]["hidden"] if s["from"] >= 1]
         if not later:
-            lines.append(f"{name}: too few steps on which it is out of view")
+            lines.append(f"{name}: nothing to tell, on too few steps it is out of view and differs between episodes")
             continue
         # the longest time that half of the episodes reach, or else the one that most do: not chosen by its score
         half = [s for s in later if 2 * s["episodes"] >= result["episodes"]]
         at = half[-1] if half else max(later, key=lambda s: s["episodes"])
         found = {kind: show(s) for kind, scores in target["by_lag"].items() for s in scores if s["from"] == at["from"]}
-        lines.append(f"{name}, {label(at)} steps after {target['since']}, {target['metric'].replace('2', '²')}: " + ", ".join(
-            f"{text} {found[kind]}" for kind, (*_, text) in LOOKS.items() if kind in found))  # fmt: skip
+        told = ", ".join(f"{text} {found[kind]}" for kind, (*_, text) in LOOKS.items() if kind in found)
+        metric = target["metric"].replace("2", "²")
+        lines.append(f"{name}, {label(at)} steps after {target['since']}, {metric}: {told}")
     top, H = result["units"]["top"], result["hidden_size"]
     lines.append(f"units that tell most alone: {', '.join(map(str, result['units']['ranking'][:top]))}")
     rates = {(v["units"], v["zeroed"]): show(v["success_rate"]) for v in result["intervention"]["variants"]}
@@ -387,20 +359,6 @@ def label(stretch: dict) -> str:
     return "not yet" if low < 0 else str(low) if low == high else f"{low}-{high}"
 
 
-def heatmap_shape(hidden_size: int) -> tuple[int, int]:
-    """Rows and columns, roughly square: exact where H allows it with at most twice as many columns as rows."""
-    rows = max(r for r in range(1, math.isqrt(hidden_size) + 1) if hidden_size % r == 0)
-    if hidden_size > 2 * rows * rows:
-        rows = math.isqrt(hidden_size)
-    return rows, math.ceil(hidden_size / rows)
-
-
-def on_grid(values: np.ndarray) -> np.ndarray:
-    """values (H,) -> (rows, columns), row by row, NaN where there is no unit."""
-    rows, columns = heatmap_shape(len(values))
-    return np.append(values, np.full(rows * columns - len(values), np.nan)).reshape(rows, columns)
-
-
 def draw(result: dict, telling: np.ndarray, path: Path) -> None:
     """One panel for each target, then the units in the page's layout, then the lesions."""
     import matplotlib
@@ -408,13 +366,13 @@ def draw(result: dict, telling: np.ndarray, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt  # slow to import, and only the analysis needs it
 
-    style = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "axes.titlesize": 11,
-             "axes.titleweight": "bold", "axes.titlelocation": "left"}  # fmt: skip
+    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+                         "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left"})
     panels = len(result["targets"]) + 2
     columns = 2 if panels == 4 else 3
     rows = math.ceil(panels / columns)
-    plt.rcParams.update(style)
-    fig, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3.7 * rows), layout="constrained", squeeze=False)
+    size = (4.6 * columns, 3.7 * rows)
+    fig, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     fig.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
     axes = iter(axes.flat)
     for name, target in result["targets"].items():
@@ -425,13 +383,16 @@ def draw(result: dict, telling: np.ndarray, path: Path) -> None:
             scores = target["by_lag"][kind]
             at = [places.index(s["from"]) for s in scores]
             ax.plot(at, [s["value"] for s in scores], line, color=colour, label=text, lw=1.8, marker="o", ms=3)
-            ax.fill_between(at, [s["low"] for s in scores], [s["high"] for s in scores], color=colour, alpha=0.15, lw=0)
+            low, high = [s["low"] for s in scores], [s["high"] for s in scores]
+            ax.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
         ax.axhline(target["guessing"], color="black", lw=0.8, alpha=0.6)
         ax.set(title=name, xlabel=f"steps since {target['since']}", ylim=(0.35 if accuracy else -0.15, 1.03))
         ax.set_ylabel("accuracy" if accuracy else "R²")
-        thin = math.ceil(len(places) / 14)
-        ax.set_xticks(range(0, len(places), thin), [stretches[p] for p in places[::thin]], rotation=45, ha="right", fontsize=9)
-    fig.legend(*fig.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2 * columns, frameon=False)
+        thin = max(1, math.ceil(len(places) / 14))
+        ticks = [stretches[p] for p in places[::thin]]
+        ax.set_xticks(range(0, len(places), thin), ticks, rotation=45, ha="right", fontsize=9)
+    labels = fig.axes[0].get_legend_handles_labels()
+    fig.legend(*labels, loc="outside lower center", ncols=2 * columns, frameon=False)
 
     ax, grid = next(axes), on_grid(telling)
     shown = ax.imshow(grid, cmap="viridis", vmin=0, vmax=max(0.1, telling.max()))

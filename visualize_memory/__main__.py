@@ -1,0 +1,118 @@
+"""Show what a recurrent agent remembers: a page to send, pictures, a raw trace, and an analysis of the memory.
+
+    python visualize_memory benchmark/checkpoints/MiniGrid-MemoryS13-v0.pt --analysis
+    python visualize_memory CHECKPOINT --env-id MiniGrid-MemoryS17Random-v0 --frames --video --npz
+
+The checkpoint is one of `ppo_lstm_minigrid.py`, `ppo_lstm_cartpole_novel.py`, or of a copy that lies beside them or is
+named by --script; that script's own `load_agent`, `make_envs`, `make_env` and `Agent` are used.
+
+`episodes.py` loads the agent and plays, `page.py` draws and writes, `page.html` and the scripts that it names are the
+page, and `analysis.py` finds out what is remembered, where, and for how long.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio_ffmpeg
+import torch
+import tyro
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project, whose folder this is and not a package
+from visualize_memory import episodes as episodes_
+from visualize_memory import page
+from visualize_memory.analysis import analyse
+
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # frames are pictures, no window opens
+
+
+@dataclass
+class Args:
+    checkpoint: tyro.conf.Positional[str]  # an agent.pt, or an exported checkpoint
+    env_id: str | None = None  # environment to show the agent on; None is the one that it was trained on
+    script: str | None = None  # the script that made the checkpoint, where it does not lie in the project's folder
+    episodes: int = 5  # episodes to show
+    seed: int = 1  # selects the episodes
+    sampled: bool = False  # draw the shown episodes' actions from the policy, not its most probable ones
+    out: str | None = None  # folder to write to, files of the same name are replaced; None is memory/ENV_ID
+    frames: bool = False  # also write each step's frame and memory, as PNG and JSON
+    video: bool = False  # also write an mp4 of each episode, frame and memory side by side
+    npz: bool = False  # also write the raw trace, trace.npz
+    analysis: bool = False  # also ask what is remembered, where and for how long: analysis.png and analysis.json
+    analysis_episodes: int = 400  # episodes for each part of the analysis
+
+
+def check(args: Args) -> None:
+    """Raises ValueError with one line that names the flag."""
+    for flag, holds, remedy in (
+        ("episodes", args.episodes >= 1, "must be at least 1"),
+        ("seed", 0 <= args.seed < 2**31, "must be between 0 and 2**31 - 1"),
+        ("analysis_episodes", args.analysis_episodes >= 20, "must be at least 20"),
+    ):
+        if not holds:
+            raise ValueError(f"--{flag.replace('_', '-')} {remedy}, got {getattr(args, flag)}")
+
+
+def writable(out: Path) -> Path:
+    """The folder `out`, made if need be. Raises ValueError where nothing can be written to it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            return out
+    except OSError as error:
+        raise ValueError(f"--out: cannot write to {str(out)!r}: {error.strerror}; take another folder") from error
+
+
+def run(args: Args) -> None:
+    check(args)
+    subject = episodes_.load_subject(args.checkpoint, args.env_id, args.script, args.seed)
+    env_id = subject.args.env_id
+    if args.analysis:
+        episodes_.require_variables(subject)
+    if args.video:
+        try:
+            imageio_ffmpeg.get_ffmpeg_exe()
+        except RuntimeError as error:
+            raise ValueError(f"--video: {episodes_.one_line(error)}") from error
+    out = writable(Path(args.out or Path("memory", env_id)))
+    shown = episodes_.play_episodes(subject, args.episodes, args.seed, args.sampled)
+    if args.frames:
+        page.write_frames(out / "frames", shown.episodes)
+    if args.video:
+        for n, episode in enumerate(tqdm(shown.episodes, "videos", leave=False, disable=None)):
+            page.write_video(out / f"episode_{n}.mp4", episode, shown.fps)
+    if args.npz:
+        page.write_trace(out / "trace.npz", shown.episodes)
+    analysis = None
+    if args.analysis:
+        analysis = analyse(subject, args.analysis_episodes, args.seed, out / "analysis.png")
+        (out / "analysis.json").write_text(json.dumps(analysis, indent=1), encoding="utf-8")
+    page.write_page(out / "memory.html", subject.about, shown, analysis, out / "analysis.png")
+    print("\n".join(analysis["summary"] if analysis else []))
+    size, solved = (out / "memory.html").stat().st_size / 1e6, sum(e.outcome == "success" for e in shown.episodes)
+    print(f"{out / 'memory.html'}: {args.episodes} episodes, {solved} a success, {size:.1f} MB; open it in a browser")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 for a bad flag or file."""
+    torch.set_num_threads(1)  # small networks are slower on many, and much slower where other processes run
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # a console may lack letters, and be closed
+        stream.reconfigure(errors="replace")
+    try:
+        run(tyro.cli(Args, args=argv, prog="visualize_memory"))
+    except SystemExit as error:  # tyro has said what is wrong, or has shown --help
+        return error.code or 0
+    except (ValueError, OSError, getattr(sys.modules["envs"], "UsageError", OSError)) as error:
+        print(f"error: {str(error).removeprefix('--resume: ')}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

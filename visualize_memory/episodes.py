@@ -1,0 +1,281 @@
+"""The agent of a checkpoint and the episodes that it plays: what it saw and did, and its memory at each step.
+
+Shapes: T steps of an episode, D = observation size, H = hidden_size, A = actions. A step's state is the one that has
+read its observation and gives its action.
+"""
+
+import importlib.util
+import math
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+from minigrid.core.constants import DIR_TO_VEC, OBJECT_TO_IDX
+from minigrid.minigrid_env import MiniGridEnv
+from minigrid.wrappers import FullyObsWrapper
+from tqdm import tqdm
+
+from envs import EVAL_SEED, memory_table, success_return
+from ppo_lstm_minigrid import load_checkpoint
+from visualize_memory.page import observation_picture, webp
+
+ROOT = Path(__file__).resolve().parent.parent  # of the project
+LONGEST = 10_000  # steps, after which an episode is cut: some environments never end one
+
+
+def spawn_seeds(seed: int, n: int, *key, evaluation=False) -> list[int]:
+    return [EVAL_SEED + int(s) for s in np.random.SeedSequence([seed, *key]).generate_state(n)]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Loading
+# ----------------------------------------------------------------------------------------------------------------------
+@dataclass
+class Subject:
+    """The agent under study and where it plays."""
+
+    script: object  # module
+    args: object  # the script's Args, with env_id set to the environment to show
+    agent: torch.nn.Module
+    untrained: torch.nn.Module  # a network of the same shape, not trained
+    about: dict  # for the page and analysis.json
+
+
+def one_line(error) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def load_script(name: str, path: str | None):
+    """The module of the file `path`, or of the script `name` in the project's folder. Raises ValueError.
+
+    A checkpoint may name any file; only one that lies there, or that the user names, is run.
+    """
+    if path is None and (Path(name).name != name or not (ROOT / name).is_file()):
+        raise ValueError(f"the checkpoint was written by {name!r}, which is not in {ROOT}; name it with --script")
+    path = Path(path or ROOT / name).resolve()
+    sys.path.append(str(path.parent))  # what it imports may lie beside it
+    try:
+        spec = importlib.util.spec_from_file_location(f"visualized_{path.stem}", path)
+        script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(script)
+    except (Exception, SystemExit) as error:  # whatever a foreign file raises, the user gets one line
+        raise ValueError(f"--script: cannot import {str(path)!r}: {type(error).__name__}: {one_line(error)}") from error
+    if missing := [name for name in ("load_agent", "make_envs", "make_env", "Agent") if not hasattr(script, name)]:
+        raise ValueError(f"--script: {str(path)!r} has no {', '.join(missing)}")
+    return script
+
+
+def load_subject(path: str, env_id: str | None, script: str | None, seed: int) -> Subject:
+    """Raises ValueError with one line where checkpoint, script and environment do not fit together."""
+    checkpoint = load_checkpoint(path)
+    script = load_script(str(checkpoint["script"]), script)
+    try:
+        agent, trained = script.load_agent(path)
+    except Exception as error:
+        raise ValueError(f"{path!r} does not load with {script.__file__}: {one_line(error)}") from error
+    if not all(weight.isfinite().all() for weight in agent.parameters()):
+        raise ValueError(f"{path!r} holds weights that are not finite; take an older file")
+    state = agent.initial_state(1)
+    pair = isinstance(state, tuple | list) and len(state) == 2 and state[0].shape == state[1].shape
+    if not pair or state[0].ndim != 3 or len(state[0]) != 1:
+        raise ValueError(f"{path!r}: the agent's state must be a pair (h, c) of (1, N, H) tensors; a network that has "
+                         "no c may return zeros in its place")
+    args, spaces = replace(trained, env_id=env_id or trained.env_id), []
+    for each in (trained, args):
+        try:
+            envs = script.make_envs(each, each.env_id, 1, "cpu")
+        except Exception as error:
+            raise ValueError(f"--env-id: cannot make {each.env_id!r}: {one_line(error)}") from error
+        spaces.append((envs.single_observation_space, int(envs.single_action_space.n)))
+        envs.close()
+    if spaces[0] != spaces[1]:
+        raise ValueError(f"--env-id: {env_id} has another observation or action space than {trained.env_id}")
+    torch.manual_seed(seed)
+    about = {"env_id": args.env_id, "trained_on": trained.env_id, "checkpoint": Path(path).name, "seed": seed,
+             "global_step": checkpoint.get("global_step"), "memoryless": bool(getattr(args, "memoryless", False)),
+             "hidden_size": state[0].shape[-1]}
+    return Subject(script, args, agent.eval(), script.Agent(*spaces[0], args).eval(), about)
+
+
+def require_variables(subject: Subject) -> None:
+    """Raises ValueError where the environment does not say what there is to remember."""
+    envs = subject.script.make_envs(subject.args, subject.args.env_id, 1, "cpu")
+    envs.reset(seed=0)
+    try:
+        envs.task_variables()
+    except AttributeError as error:
+        raise ValueError(f"--analysis: {subject.args.env_id} has no task_variables(), which say what there is to "
+                         "remember") from error
+    finally:
+        envs.close()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What has to be remembered, and when it is in view
+# ----------------------------------------------------------------------------------------------------------------------
+def kind_of(env_id: str) -> str | None:
+    """The tasks of `envs` that have a thing to remember: a cue in "Memory", a goal in "Maze"."""
+    entry_point = gym.registry[env_id].vector_entry_point
+    name = getattr(entry_point, "__name__", str(entry_point).split(":")[-1])
+    return {"MemoryVectorEnv": "Memory", "MazeVectorEnv": "Maze"}.get(name)
+
+
+def cue_in_view(obs, x, y, direction, size: int):
+    """Whether Memory's cue is in view: obs (..., D) uint8; x, y, direction (...) of the agent; `size` of the grid.
+
+    Exact: the view cell that lies over the cue's place, (1, size // 2 - 1), must show a key or a ball. The objects at
+    the fork look the same and are not the cue; a wall that hides the cue's place hides the cue. -> (...)
+    """
+    obs, x, y, direction = (np.asarray(v).astype(np.int64) for v in (obs, x, y, direction))
+    view = math.isqrt((obs.shape[-1] - 1) // 3)
+    cells = obs[..., :-1:3]  # object types (..., view * view), column by column
+    if (cells == OBJECT_TO_IDX["agent"]).any(-1).all():  # the whole grid: only there the agent itself is shown
+        return np.ones(x.shape, bool)
+    step_x, step_y = np.moveaxis(np.array(DIR_TO_VEC)[direction], -1, 0)
+    to_x, to_y = 1 - x, size // 2 - 1 - y
+    ahead, right = to_x * step_x + to_y * step_y, to_y * step_x - to_x * step_y
+    i, j = right + view // 2, view - 1 - ahead  # the agent looks towards j = 0 from the middle of the last row
+    inside = (i >= 0) & (i < view) & (j >= 0) & (j < view)
+    shown = np.take_along_axis(cells, (i * view + j).clip(0, view * view - 1)[..., None], -1)[..., 0]
+    return inside & np.isin(shown, (OBJECT_TO_IDX["key"], OBJECT_TO_IDX["ball"]))
+
+
+def in_view(env_id: str, obs, variables: dict):
+    """Whether the cue or the goal is in view: obs (..., D), variables (...) -> (...); None where there is neither."""
+    if kind_of(env_id) == "Memory":
+        size = gym.registry[env_id].kwargs["size"]
+        return cue_in_view(obs, variables["x"], variables["y"], variables["direction"], size)
+    return (obs[..., :-1:3] == OBJECT_TO_IDX["goal"]).any(-1) if kind_of(env_id) == "Maze" else None
+
+
+def at_fork(env_id: str, variables: dict, episodes: int):
+    """Whether Memory's agent stands between the two ends of the fork, (episodes,); elsewhere there is no fork."""
+    if kind_of(env_id) != "Memory":
+        return np.zeros(episodes, bool)
+    size = gym.registry[env_id].kwargs["size"]
+    return np.asarray((variables["x"] == variables["success_x"]) & (variables["y"] == size // 2)).reshape(episodes)
+
+
+def memory_reader(env: gym.Env, env_id: str):
+    """A function that tells the task variables of a single Memory environment as it stands now: those of the state in
+    `memory_table` that shows the same whole grid."""
+    kwargs, whole = gym.registry[env_id].kwargs, FullyObsWrapper(env.unwrapped)
+    table = memory_table(kwargs["size"], kwargs.get("random_length", False), 0)
+    index = {obs.tobytes(): n for n, obs in enumerate(table.obs.byte().numpy())}
+
+    def read() -> dict[str, int]:
+        seen = whole.observation(env.unwrapped.gen_obs())
+        n = index[np.append(seen["image"], np.uint8(seen["direction"])).tobytes()]
+        return {name: int(values[n]) for name, values in table.variables.items()}
+
+    return read
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Playing
+# ----------------------------------------------------------------------------------------------------------------------
+@dataclass
+class Episode:
+    """One episode of T steps."""
+
+    seed: int
+    observations: np.ndarray = None  # (T, D)
+    states: np.ndarray = None  # (T, 2, H) float32, hidden and cell, after reading observations[t]
+    logits: np.ndarray = None  # (T, A), without random moves
+    values: np.ndarray = None  # (T,)
+    actions: np.ndarray = None  # (T,)
+    rewards: np.ndarray = None  # (T,)
+    dones: np.ndarray = None  # (T,) 1 where observations[t] is an episode's first and the state was zeroed before it
+    ends: np.ndarray = None  # (T, 2) bool, terminated and truncated, with step t
+    frames: list[bytes] = field(default_factory=list)  # T + 1 WebP images; the last shows how it ended
+    seen: list[bool] | None = None  # T, whether what has to be remembered is in view
+    fork: int | None = None  # the first step at Memory's fork
+    cue: str | None = None
+    outcome: str = ""
+
+
+@dataclass
+class Shown:
+    """Episodes, and what the page has to know of their environment."""
+
+    episodes: list[Episode]
+    actions: list[str]
+    fps: float
+    sampled: bool
+    what: str  # has to be remembered
+
+
+def choose_seeds(env: gym.Env, env_id: str, episodes: int, seed: int) -> list[int]:
+    """Seeds for `env.reset`. On Memory: each cue and each side in turn, from different starts with the cue behind."""
+    if kind_of(env_id) != "Memory":
+        return spawn_seeds(seed, episodes, evaluation=True)
+    attempts, seeds, starts, read = 200, [], set(), memory_reader(env, env_id)
+    candidates = spawn_seeds(seed, attempts * episodes, evaluation=True)
+    for n in range(episodes):
+        for attempt, candidate in enumerate(candidates[attempts * n : attempts * (n + 1)]):
+            obs, _ = env.reset(seed=candidate)
+            now = read()
+            fits = (now["cue"], now["success_y"] > now["y"]) == (n % 2, n // 2 % 2 == 1)
+            if fits and (attempt > 100 or (now["x"] not in starts and not in_view(env_id, obs, now))):
+                break
+        starts.add(now["x"])
+        seeds.append(candidate)
+    return seeds
+
+
+@torch.no_grad()
+def play(subject: Subject, env: gym.Env, seed: int, generator=None) -> Episode:
+    """Play one episode and note everything: the most probable actions, or ones drawn with a `generator`."""
+    episode, env_id, agent = Episode(seed), subject.args.env_id, subject.agent
+    state, done, ends, steps, seen = agent.initial_state(1), torch.ones(1), [], [], []
+    obs, _ = env.reset(seed=seed)
+    read = memory_reader(env, env_id) if kind_of(env_id) == "Memory" else dict
+
+    def picture():
+        return webp(env.render() if env.render_mode == "rgb_array" else observation_picture(obs, env.observation_space))
+
+    while not any(ends) and len(steps) < LONGEST:
+        episode.frames.append(picture())
+        variables = read()
+        if kind_of(env_id):
+            seen.append(bool(in_view(env_id, obs, variables)))
+        if "cue" in variables:
+            episode.cue = ("key", "ball")[variables["cue"]]
+        if episode.fork is None and at_fork(env_id, variables, 1).item():
+            episode.fork = len(steps)
+        before = np.array(obs if obs.dtype.kind in "ui" else obs.astype(np.float32))
+        x = torch.from_numpy(before)[None]
+        value = agent.get_value(x, state, done)
+        logits, state = agent.get_logits(x, state, done)
+        probs = logits.softmax(-1)
+        action = int(probs.argmax() if generator is None else torch.multinomial(probs, 1, generator=generator))
+        obs, reward, *ends, _ = env.step(action)
+        steps.append((before, torch.cat(state)[:, 0].numpy(), logits[0].numpy(), value.item(), action, float(reward),
+                      done.item(), ends))
+        done = torch.zeros(1)
+    episode.frames.append(picture())
+    (episode.observations, episode.states, episode.logits, episode.values, episode.actions, episode.rewards,
+     episode.dones, episode.ends) = (np.array(column) for column in zip(*steps, strict=True))
+    episode.seen = seen or None
+    solved = episode.rewards.sum() >= success_return(env_id)
+    episode.outcome = "success" if solved else "failure" if ends[0] else "time limit"
+    return episode
+
+
+def play_episodes(subject: Subject, episodes: int, seed: int, sampled: bool) -> Shown:
+    env_id, env = subject.args.env_id, subject.script.make_env(subject.args, subject.args.env_id)
+    generator = torch.Generator().manual_seed(spawn_seeds(seed, 1, 1, evaluation=True)[0]) if sampled else None
+    seeds = choose_seeds(env, env_id, episodes, seed)
+    played = [play(subject, env, each, generator) for each in tqdm(seeds, "playing", leave=False, disable=None)]
+    world, names = env.unwrapped, [str(action) for action in range(played[0].logits.shape[-1])]
+    if isinstance(world, MiniGridEnv):
+        names = [action.name for action in world.actions][: len(names)]
+    elif isinstance(world, CartPoleEnv):
+        names = ["left", "right"]
+    fps = 5 if isinstance(world, MiniGridEnv) else env.metadata.get("render_fps") or 10
+    env.close()
+    return Shown(played, names, fps, sampled, "cue" if kind_of(env_id) == "Memory" else "goal")
