@@ -8,17 +8,15 @@ Shapes: B steps of a check, D = observation size, F = inputs of the network, H =
 
 import base64
 import re
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import torch
-from analysis import collect, find_targets, kind_of
 
 import envs
+from visualize_memory.analysis import collect, find_targets
+from visualize_memory.episodes import kind_of
 
-FOLDER = Path(__file__).resolve().parent / "live"
-MODULES = ("agent.js", "worlds.js", "life.js", "grid.js", "memory.js", "plots.js", "controls.js")
 LAYERS = r"encoder\.linear\.(weight|bias)|lstm\.(weight|bias)_[ih]h_l0|(actor|critic)(\.[02])?\.(weight|bias)"
 TOLERANCE = 1e-4  # between the network that is written into the page and the agent
 TABLE_LIMIT = 1e6  # bytes of observations; above it the page builds the corridors itself
@@ -101,7 +99,7 @@ def world_of(env_id: str, view_size: int) -> dict | None:
     limit = {"max_steps": spec.kwargs.get("max_steps") or spec.max_episode_steps or 256, "view": view_size}
     if kind_of(env_id) == "Maze":
         return {"kind": "maze", "size": spec.kwargs["size"], "random": spec.kwargs["random_size"]} | limit
-    if spec.vector_entry_point in (envs.CartPoleNoVelVectorEnv, "envs:CartPoleNoVelVectorEnv"):
+    if "CartPoleNoVelVectorEnv" in str(spec.vector_entry_point):
         return {"kind": "cartpole"} | limit
     if kind_of(env_id) != "Memory":
         return None

@@ -169,15 +169,24 @@ def page_data(about: dict, shown, analysis: dict | None, figure: Path) -> dict:
         "frames": [base64.b64encode(frame).decode() for frame in frames]}
 
 
-def write_page(path: Path, about: dict, shown, analysis: dict | None, figure: Path) -> None:
-    """Put the scripts that `page.html` names, and the data, into one file."""
-    text = json.dumps(page_data(about, shown, analysis, figure), separators=(",", ":"))
-    parts = {"data": text.replace("<", "\\u003c")}  # nothing in it may close the script element
+def read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
 
-    def inline(found):
-        return f"<script>\n{(HERE / found[1]).read_text(encoding='utf-8')}</script>"
 
-    page = re.sub(r'<script src="([\w.]+)"></script>', inline, (HERE / "page.html").read_text(encoding="utf-8"))
-    path.write_text(page.replace("{{DATA}}", parts["data"]), encoding="utf-8")
+def write_page(path: Path, about: dict, shown, analysis: dict | None, figure: Path, live: dict) -> None:
+    """Put the files that `page.html` names, and the data, into one file; modules are joined in one function."""
+    data = {"{{DATA}}": page_data(about, shown, analysis, figure), "{{LIVE}}": live}
+    wrapped = "<script>\n(() => {{\n\"use strict\";\n{}}})();\n</script>"
+    page = read("page.html")
+    for pattern, inline in (
+        (r"<!-- ([\w./]+) -->\n", lambda found: read(found[1])),
+        (r'<link rel="stylesheet" href="([\w./]+)">', lambda found: f"<style>\n{read(found[1])}</style>"),
+        (r'<script src="([\w.]+)"></script>', lambda found: f"<script>\n{read(found[1])}</script>"),
+        (r'<script data-modules="([^"]+)"></script>', lambda found: wrapped.format("".join(map(read, found[1].split())))),
+    ):
+        page = re.sub(pattern, inline, page)
+    for hole, content in data.items():  # nothing in it may close the script element
+        page = page.replace(hole, json.dumps(content, separators=(",", ":")).replace("<", "\\u003c"))
+    path.write_text(page, encoding="utf-8")
     if path.stat().st_size > PAGE_LIMIT:
         print(f"the page has {path.stat().st_size / 1e6:.1f} MB; fewer --episodes make it smaller", file=sys.stderr)

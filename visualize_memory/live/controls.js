@@ -271,3 +271,27 @@ function startLive(data) {
   }
   return { ui, session, open, render, demo };
 }
+
+/** The page has two modes, live and replay; where the agent cannot live in it, one, and says why. */
+(function startPage() {
+  const data = JSON.parse($("live-data").textContent), buttons = document.querySelectorAll("#modes button");
+  const asked = () => (location.hash.startsWith("#live") ? location.hash.slice(1) : "");
+  if (data.why) {
+    $("why-not").textContent = `Replay only. ${data.why}`;
+    return;
+  }
+  let live;
+  function enter(mode, address) {
+    const first = mode === "live" && !live;
+    document.body.dataset.mode = mode;
+    $("live").hidden = mode !== "live";
+    buttons.forEach(b => b.setAttribute("aria-pressed", b.dataset.mode === mode));
+    if (first) live = window.live = startLive(data);
+    if (first || address) live.open(address);
+    dispatchEvent(new Event("resize")); // what was hidden had no size
+  }
+  $("modes").hidden = false;
+  buttons.forEach(b => b.addEventListener("click", () => enter(b.dataset.mode, "")));
+  addEventListener("hashchange", () => { if (asked()) enter("live", asked()); });
+  enter(location.hash.startsWith("#episode") ? "replay" : "live", asked());
+})();
