@@ -2,7 +2,8 @@
 // the changes and, as its twin, without them. A plan is all that a life depends on, and fits into the page's address.
 // Needs agent.js and worlds.js.
 
-const KINDS = ["zero", "flip", "hold", "set", "swap", "wipe", "keep"]; // what can be done to a memory
+const ACTIONS = { memory: ["left", "right", "forward"], maze: ["left", "right", "forward"], cartpole: ["left", "right"] };
+const OF_UNITS = ["zero", "flip", "hold", "set"], OF_ALL = ["swap", "wipe", "keep"]; // what can be done to a memory
 const HORIZON = 300; // steps that are lived ahead of the one that is shown
 
 /** plan: {options (of the world), draw (null: most probable actions; or a seed), moves {step: action}, edits}.
@@ -82,7 +83,9 @@ class Life {
     this.donor ||= new Life(this.agent, this.task, { draw: null, moves: {}, edits: [], options: { ...options,
       cue: flipped[options.cue], goal: 7 * (options.seed || 0) + 3, start: options.start?.map(v => -v) } },
       s => this.steps[s]?.action ?? 0);
-    return this.donor.extend(t + 1).steps[t];
+    const step = this.donor.extend(t + 1).steps[t];
+    this.donor.rewind(t); // what it does at t is not known yet
+    return step;
   }
 
   /** The first step at Memory's fork, or null. */
@@ -93,12 +96,16 @@ class Life {
   }
 
   /** How much each step up to t counts for the action at t: the length of the logit's gradient with respect to what the
-   *  network reads there. (t + 1), at most 1. */
+   *  network reads there. (t + 1), at most 1; the longest pasts of large networks are cut, so that it takes no time. */
   importance(t) {
-    const steps = this.steps.slice(0, t + 1);
-    const sizes = this.agent.backward(steps, steps[t].h, steps[t].action).map(d => Math.sqrt(d.reduce((sum, v) => sum + v * v, 0)));
-    const most = Math.max(...sizes, 1e-12);
-    return sizes.map(size => size / most);
+    const { agent, steps } = this, now = steps[t];
+    if (this.counted?.step === now) return this.counted.sizes;
+    const first = Math.max(0, t + 1 - Math.floor(1.5e7 / agent.input.weight.length / (1 + agent.H / agent.input.columns)));
+    const gradients = agent.backward(steps.slice(first, t + 1), now.h, now.action);
+    const lengths = gradients.map(d => Math.sqrt(d.reduce((sum, v) => sum + v * v, 0))), most = Math.max(...lengths, 1e-12);
+    const sizes = [...Array(first).fill(0), ...lengths.map(length => length / most)];
+    this.counted = { step: now, sizes };
+    return sizes;
   }
 }
 
@@ -135,7 +142,7 @@ class Session {
   }
 
   /** Show step t: both lives are lived to it now, and ahead of it for as long as there is time. True if that is done. */
-  go(t, budget = 8) {
+  go(t, budget = 5) {
     const deadline = performance.now() + budget;
     for (const life of [this.life, this.twin]) life.extend(Math.max(0, t) + 1);
     this.cursor = Math.min(Math.max(0, t), this.last());
@@ -222,53 +229,4 @@ class Session {
     }
     return null;
   }
-}
-
-const ACTIONS = { memory: ["left", "right", "forward"], maze: ["left", "right", "forward"], cartpole: ["left", "right"] };
-const MOVES = { memory: "lrf", maze: "lrf", cartpole: "lr" };
-
-/** A session's state as the part of the address behind the #. */
-function toAddress(session) {
-  const { plan: { options, draw, moves, edits }, cursor, task } = session, parts = ["live"];
-  for (const [name, value] of Object.entries(options)) if (value !== undefined) parts.push(`${name}=${value}`);
-  if (draw !== null) parts.push(`draw=${draw}`);
-  const steered = Object.entries(moves).map(([t, action]) => t + MOVES[task.kind][action]);
-  if (steered.length) parts.push(`moves=${steered}`);
-  for (const { kind, units, from, on, h, c } of edits) {
-    parts.push(`${kind}=${units || ""}@${from}${on ? "-" : ""}${kind === "set" ? `:${+h.toFixed(3)}:${+c.toFixed(3)}` : ""}`);
-  }
-  return [...parts, `t=${cursor}`].join("&");
-}
-
-/** The plan and step of such an address; what is wrong or missing is as in `defaults`. */
-function fromAddress(text, session) {
-  const { task, agent } = session, plan = session.defaults(), { options } = plan;
-  let t;
-  const whole = (value, low, high) => /^\d+$/.test(value) && +value >= low && +value <= high;
-  for (const [name, value] of new URLSearchParams(text)) {
-    const edit = KINDS.includes(name) && value.match(/^([\d,]*)@(\d{1,4})(-?)(?::(-?[\d.]+):(-?[\d.]+))?$/);
-    if (edit) {
-      const units = edit[1] ? edit[1].split(",").map(Number).filter(u => u < agent.H) : null;
-      if (units || ["swap", "wipe", "keep"].includes(name)) plan.edits.push({ kind: name, units, from: +edit[2], on: edit[3] === "-",
-        ...(name === "set" ? { h: Math.max(-1, Math.min(1, +edit[4] || 0)), c: +edit[5] || 0 } : {}) });
-    } else if (name === "t" && whole(value, 0, 9999)) t = +value;
-    else if (name === "draw" && whole(value, 0, 1e6)) plan.draw = +value;
-    else if (name === "moves") value.split(",").forEach(move => {
-      const [, at, which] = move.match(/^(\d{1,4})([lrf])$/) || [], action = MOVES[task.kind].indexOf(which);
-      if (at && action >= 0) plan.moves[at] = action;
-    });
-    else if (task.kind === "memory" && ["cue", "upper"].includes(name) && ["key", "ball"].includes(value)) options[name] = value;
-    else if (task.kind === "memory" && name === "size" && whole(value, 7, 257) && value % 2) options.size = +value;
-    else if (task.kind === "memory" && name === "end" && whole(value, 4, 254)) options.end = +value;
-    else if (task.kind === "memory" && name === "x" && whole(value, 1, 255)) options.x = +value;
-    else if (task.kind === "maze" && name === "seed" && whole(value, 0, 1e6)) options.seed = +value;
-    else if (task.kind === "cartpole" && name === "start" && /^(-?[\d.]+,){3}-?[\d.]+$/.test(value)) {
-      options.start = value.split(",").map(v => Math.max(-0.2, Math.min(0.2, +v || 0)));
-    }
-  }
-  if (task.kind === "memory") {
-    options.end = Math.min(options.end || options.size - 3, options.size - 3);
-    options.x = Math.min(options.x, options.end);
-  }
-  return { plan, t: t ?? Math.max(0, ...plan.edits.map(e => e.from)) };
 }

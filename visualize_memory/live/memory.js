@@ -22,6 +22,7 @@ function drawUnits(canvas, ui) {
   const values = part === "w" ? writes(session, step) : step[part];
   let scale = 1e-6;
   for (const s of part === "w" ? [{ w: values }] : life.steps) for (const v of s[part]) scale = Math.max(scale, Math.abs(v));
+  if (part === "c") ui.most = Math.ceil(scale);
   const label = $(`l-scale-${part}`);
   if (label) label.textContent = `±${show(scale)}`;
   const edited = new Set(session.plan.edits.filter(e => e.from === step.t || (e.on && e.from < step.t))

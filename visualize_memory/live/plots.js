@@ -1,10 +1,10 @@
 // What is drawn over time: value, probabilities and a unit, each with the twin's line beside it; the strip of how much
 // each past step counts; and the map of memories. Needs grid.js and life.js.
 
-/** Steps that the time axis holds: an episode without an end is shown for some way ahead. */
+/** Steps that the time axis holds: where the agent wanders on for long, some way ahead. */
 function span({ life, twin, cursor }) {
   const usual = twin.end ? 1.6 * twin.steps.length : 60;
-  return life.end ? life.steps.length + 1 : Math.min(life.steps.length, Math.max(cursor + 40, Math.round(usual)));
+  return Math.min(life.steps.length + (life.end ? 1 : 0), Math.max(cursor + 40, Math.round(usual)));
 }
 
 /** lines: [[f(step) -> number, colour]]; the agent's is solid, pale where it is still to come, the twin's dashed. */
@@ -103,4 +103,27 @@ function drawMap(canvas, session, map) {
     if (colour !== "ghost") c.fill();
     c.stroke();
   }
+}
+
+/** The plots over time: {canvases, draw}. Each has a title, its lines, and its range where that is fixed. */
+function makePlots(ui) {
+  const { session } = ui, unit = () => [...ui.chosen].at(-1) ?? ui.marked[0];
+  const colours = session.actions.map((name, a) => `<span class="key"><i style="background:var(--c${a})"></i>${name}</span>`);
+  const plots = [
+    { title: () => "Value", lines: () => [[s => s.value, "accent"]], now: s => show(s.value) },
+    { title: () => "Probabilities", lines: () => session.actions.map((_, a) => [s => s.probs[a], `c${a}`]), range: [0, 1],
+      now: s => `${session.actions[s.action]} ${Math.round(100 * s.probs[s.action])} %`, keys: colours.join("") },
+    { title: () => `Unit ${unit()}, hidden`, lines: () => [[s => s.h[unit()], "c0"]], range: [-1, 1], now: s => show(s.h[unit()]) }];
+  $("l-plots").innerHTML = plots.map(({ keys = "" }) => '<div class="chart"><h2><b></b>' + keys +
+    '<span class="now"></span></h2><div class="plot"><canvas></canvas></div></div>').join("");
+  const charts = [...$("l-plots").children], canvases = charts.map(chart => chart.querySelector("canvas"));
+  function draw() {
+    const values = [session.life, session.twin].flatMap(life => life.steps.map(s => s.value));
+    plots.forEach(({ title, lines, range = [Math.min(...values), Math.max(...values)], now }, n) => {
+      drawPlot(canvases[n], session, lines(), ...range);
+      charts[n].querySelector("b").textContent = title();
+      charts[n].querySelector(".now").textContent = now(session.now());
+    });
+  }
+  return { canvases, draw };
 }
