@@ -34,6 +34,16 @@ class Browser:
         for domain in ("Page", "Runtime", "Log"):
             self.send(domain + ".enable")
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.session = {}
+        self.send("Browser.close")
+        self.process.wait(20)
+        os.close(self.output)
+        os.close(self.input)
+
     def receive(self) -> dict:
         """The next message; each is JSON that ends in a zero byte."""
         while b"\0" not in self.buffer:
@@ -94,10 +104,3 @@ class Browser:
     def screenshot(self, path) -> None:
         with open(path, "wb") as file:
             file.write(base64.b64decode(self.send("Page.captureScreenshot")["data"]))
-
-    def close(self) -> None:
-        self.session = {}
-        self.send("Browser.close")
-        self.process.wait(20)
-        os.close(self.output)
-        os.close(self.input)

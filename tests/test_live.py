@@ -130,7 +130,7 @@ def test_changes_gradients_and_corridors(browser, tmp_path):
                 other, _ = check(agent, live_in(options | {"cue": "key"}, len(steps), moves=same)["steps"])
             check(agent, steps, edits=[edit], other=other)
     steps = live_in(options, 16)["steps"]
-    x = torch.zeros(16, agent.encoder.one_hot_size)
+    x = torch.zeros(16, len(agent.encoder.weights))
     x.scatter_(1, torch.tensor([s["obs"] for s in steps]) + agent.encoder.offsets, 1)
     x = (x * agent.encoder.weights).requires_grad_()
     logits = agent.actor(nn.LSTM.forward(agent.lstm, agent.encoder.linear(x).relu())[0][-1])

@@ -24,9 +24,9 @@ import tyro
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project, whose folder this is and not a package
-from visualize_memory import episodes as episodes_
 from visualize_memory import page
 from visualize_memory.analysis import analyse
+from visualize_memory.episodes import load_subject, one_line, play_episodes, require_variables
 from visualize_memory.live import live_data
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # frames are pictures, no window opens
@@ -71,33 +71,30 @@ def writable(out: Path) -> Path:
 
 def run(args: Args) -> None:
     check(args)
-    subject = episodes_.load_subject(args.checkpoint, args.env_id, args.script, args.seed)
-    env_id = subject.args.env_id
+    subject = load_subject(args.checkpoint, args.env_id, args.script, args.seed)
     if args.analysis:
-        episodes_.require_variables(subject)
+        require_variables(subject)
     if args.video:
         try:
             imageio_ffmpeg.get_ffmpeg_exe()
         except RuntimeError as error:
-            raise ValueError(f"--video: {episodes_.one_line(error)}") from error
-    out = writable(Path(args.out or Path("memory", env_id)))
-    shown = episodes_.play_episodes(subject, args.episodes, args.seed, args.sampled)
+            raise ValueError(f"--video: {one_line(error)}") from error
+    out, analysis = writable(Path(args.out or Path("memory", subject.args.env_id))), None
+    episodes = play_episodes(subject, args.episodes, args.seed, args.sampled)
     if args.frames:
-        page.write_frames(out / "frames", shown.episodes)
-    if args.video:
-        for n, episode in enumerate(tqdm(shown.episodes, "videos", leave=False, disable=None)):
-            page.write_video(out / f"episode_{n}.mp4", episode, shown.fps)
+        page.write_frames(out / "frames", episodes)
+    for n, episode in enumerate(tqdm(episodes, "videos", leave=False, disable=None) if args.video else ()):
+        page.write_video(out / f"episode_{n}.mp4", episode, subject.about["fps"])
     if args.npz:
-        page.write_trace(out / "trace.npz", shown.episodes)
-    analysis = None
+        page.write_trace(out / "trace.npz", episodes)
     if args.analysis:
         analysis = analyse(subject, args.analysis_episodes, args.seed, out / "analysis.png")
         (out / "analysis.json").write_text(json.dumps(analysis, indent=1), encoding="utf-8")
     live = live_data(subject, args.seed, analysis)
-    page.write_page(out / "memory.html", subject.about, shown, analysis, out / "analysis.png", live)
-    print("\n".join(analysis["summary"] if analysis else []))
-    size, solved = (out / "memory.html").stat().st_size / 1e6, sum(e.outcome == "success" for e in shown.episodes)
-    print(f"{out / 'memory.html'}: {args.episodes} episodes, {solved} a success, {size:.1f} MB; open it in a browser")
+    page.write_page(out / "memory.html", subject.about, episodes, analysis, out / "analysis.png", live)
+    size, solved = (out / "memory.html").stat().st_size / 1e6, sum(e.outcome == "success" for e in episodes)
+    done = f"{out / 'memory.html'}: {len(episodes)} episodes, {solved} a success, {size:.1f} MB; open it in a browser"
+    print("\n".join([*(analysis["summary"] if analysis else ()), done]))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,8 +14,8 @@ K outputs of a probe. A step's state is the one that has read its observation an
 import itertools
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+import matplotlib.figure
 import numpy as np
 import torch
 from minigrid.core.constants import DIR_TO_VEC
@@ -27,15 +27,13 @@ from visualize_memory.page import on_grid
 
 RIDGE = 1e-3  # penalty of the probes, as a share of a standardised input's sum of squares; fixed, not tuned
 FOLDS, RESAMPLES, SINGLE_LAGS = 5, 1000, 16
-VARIES = 0.02  # a bin's rows must vary by this share of the target's variance, or there is nothing to tell in it
+VARIES = 0.05  # a bin's rows must vary by this share of the target's variance, or there is nothing to tell in it
 LOOKS = {"hidden": ("#1a4a8f", "-", "hidden state"), "cell": ("#d9702b", "-", "cell state"),
          "untrained": ("#4c9a6a", "-", "untrained network"), "hidden_noisy": ("#1a4a8f", "--", "hidden state + noise"),
          "untrained_noisy": ("#4c9a6a", "--", "untrained + noise"), "observation": ("#777777", ":", "observation")}
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Episodes
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- Episodes
 @torch.no_grad()
 def roll_out(subject, episodes: int, seed: int, each_step=None, lesion=None) -> tuple[np.ndarray, np.ndarray]:
     """One episode in each of E environments of the batched form, starts as the environment draws them, actions drawn
@@ -50,40 +48,40 @@ def roll_out(subject, episodes: int, seed: int, each_step=None, lesion=None) -> 
     envs = subject.script.make_envs(subject.args, subject.args.env_id, episodes, "cpu")
     generator, (obs, _) = torch.Generator().manual_seed(draws), envs.reset(seed=start)
     state, other, done = agent.initial_state(episodes), untrained.initial_state(episodes), torch.ones(episodes)
-    action = torch.zeros(episodes, dtype=torch.int64)
-    returns, lengths, playing = torch.zeros(episodes), torch.zeros(episodes), torch.arange(episodes)
-    with tqdm(total=episodes, desc="lesioned episodes" if lesion else "episodes", leave=False, disable=None) as bar:
-        while len(playing) and lengths.max() < LONGEST:
-            n = playing.numpy()
-            variables = {name: np.asarray(value)[n] for name, value in envs.task_variables().items()}
-            if lesion:
-                kept = lesion(n, variables)
-                state = tuple(s * kept for s in state)
-            action[playing], state = agent.act(obs[playing], state, done, generator)
-            if each_step:
-                _, other = untrained.get_states(obs[playing], other, done)
-                each_step(n, obs[playing].numpy(), torch.cat((*state, *other)).transpose(0, 1).numpy(), variables)
-            obs, reward, terminated, truncated, _ = envs.step(action)
-            returns[playing] += reward[playing]
-            lengths[playing] += 1
-            going_on = ~(terminated | truncated)[playing]
-            state, other = (tuple(s[:, going_on] for s in pair) for pair in (state, other if each_step else state))
-            playing, done = playing[going_on], torch.zeros(int(going_on.sum()))
-            bar.update(episodes - len(playing) - bar.n)
+    action, playing = torch.zeros(episodes, dtype=torch.int64), torch.arange(episodes)
+    returns, lengths = torch.zeros(2, episodes)
+    bar = tqdm(total=episodes, desc="lesioned episodes" if lesion else "episodes", leave=False, disable=None)
+    while len(playing) and lengths.max() < LONGEST:
+        n = playing.numpy()
+        variables = {name: np.asarray(value)[n] for name, value in envs.task_variables().items()}
+        if lesion:
+            kept = lesion(n, variables)
+            state = tuple(s * kept for s in state)
+        action[playing], state = agent.act(obs[playing], state, done, generator)
+        if each_step:
+            _, other = untrained.get_states(obs[playing], other, done)
+            each_step(n, obs[playing].numpy(), torch.cat((*state, *other)).transpose(0, 1).numpy(), variables)
+        obs, reward, terminated, truncated, _ = envs.step(action)
+        returns[playing] += reward[playing]
+        lengths[playing] += 1
+        going_on = ~(terminated | truncated)[playing]
+        state, other = (tuple(s[:, going_on] for s in pair) for pair in (state, other if each_step else state))
+        playing, done = playing[going_on], torch.zeros(int(going_on.sum()))
+        bar.update(episodes - len(playing) - bar.n)
+    bar.close()
     envs.close()
     return returns.numpy(), lengths.numpy()
 
 
 def collect(subject, episodes: int, seed: int) -> tuple[dict, np.ndarray]:
-    """Rows (M, ...) by name: episode, step, lag, fork, obs, states (M, 4, H), and the task's "variables" in a dict of
-    their own; and returns (E,).
+    """Rows (M, ...) by name: episode, step, lag, fork, obs, states (M, 4, H), "variables" (a dict); and returns (E,).
 
     On Memory an episode's rows end with its first at the fork: after that, where the agent stands gives the cue away.
     """
     env_id, chunks, lag, reached = subject.args.env_id, [], np.full(episodes, -1), np.zeros(episodes, bool)
 
     def each_step(n, obs, states, variables):
-        seen, fork, before = in_view(env_id, obs, variables), at_fork(env_id, variables, len(n)), ~reached[n]
+        seen, fork, before = in_view(subject.args, obs, variables), at_fork(env_id, variables, len(n)), ~reached[n]
         if seen is not None:
             lag[n] = np.where(seen, 0, np.where(lag[n] < 0, -1, lag[n] + 1))
         columns = {"episode": n, "step": np.full(len(n), len(chunks)), "lag": lag[n], "fork": fork, "obs": obs,
@@ -97,9 +95,7 @@ def collect(subject, episodes: int, seed: int) -> tuple[dict, np.ndarray]:
     return rows | {"variables": variables, "kind": kind_of(env_id)}, returns
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Probes
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- Probes
 @dataclass
 class Target:
     """What a probe reads: values (M, K), or K classes one-hot; lag (M,): steps `since` it was in view, -1 before."""
@@ -114,32 +110,37 @@ class Target:
 def find_targets(rows: dict) -> list[Target]:
     """What to probe for: Memory's cue; agent and goal (also as seen from the agent) in a maze; or every task variable,
     those with two values as classes. Raises ValueError where one is not made of numbers."""
-    v, began = rows["variables"], "the episode began"
-
-    def numbers(*names):
-        return np.stack([v[name] for name in names], -1).astype(float)
-
+    v, began, targets = rows["variables"], "the episode began", []
     if rows["kind"] == "Memory":
         return [Target("cue", np.eye(2)[v["cue"]], rows["lag"], "the cue was last seen", classes=True)]
     if rows["kind"] == "Maze":
-        position, goal, step = numbers("x", "y"), numbers("goal_x", "goal_y"), np.array(DIR_TO_VEC)[v["direction"]]
-        to_goal = goal - position
+        position, goal = (np.stack((v[x], v[y]), 1).astype(float) for x, y in (("x", "y"), ("goal_x", "goal_y")))
+        to_goal, step = goal - position, np.array(DIR_TO_VEC)[v["direction"]]
         from_agent = np.stack(((to_goal * step).sum(1), to_goal[:, 1] * step[:, 0] - to_goal[:, 0] * step[:, 1]), 1)
         _, first, episode = np.unique(rows["episode"], return_index=True, return_inverse=True)
-        since = "the goal was last seen"
         return [Target("position of the agent", position, rows["step"], began),
                 Target("agent's way from its start", position - position[first][episode], rows["step"], began),
-                Target("position of the goal", goal, rows["lag"], since),
-                Target("goal ahead and to the right", from_agent, rows["lag"], since)]
-    targets = []
+                Target("position of the goal", goal, rows["lag"], "the goal was last seen"),
+                Target("goal ahead and to the right", from_agent, rows["lag"], "the goal was last seen")]
     for name, values in sorted(v.items()):
         if values.dtype.kind not in "biuf":
             raise ValueError(f"--analysis: task variable {name!r} is {values.dtype}, not a number")
-        values, name = values.reshape(len(values), -1).astype(float), str(name).replace("_", " ")
+        values = values.reshape(len(values), -1).astype(float)
         kinds, index = np.unique(values, axis=0, return_inverse=True)
         classes = len(kinds) == 2
-        targets.append(Target(name, np.eye(2)[index.ravel()] if classes else values, rows["step"], began, classes))
+        values = np.eye(2)[index.ravel()] if classes else values
+        targets.append(Target(str(name).replace("_", " "), values, rows["step"], began, classes))
     return targets
+
+
+def beyond_time(target: Target) -> Target:
+    """Numbers less their mean over the rows of the same lag: R2 compares with that mean, and what the time alone
+    decides is then zero in every row. Classes stay."""
+    lag = target.lag + 1
+    means = [np.bincount(lag, column)[lag] / np.bincount(lag)[lag] for column in target.values.T]
+    rest = target.values - np.stack(means, 1)
+    rest = np.where(np.abs(rest) > 1e-9 * np.abs(target.values).max(), rest, 0.0)  # not what rounding leaves
+    return target if target.classes else replace(target, values=rest)
 
 
 def one_hot(obs: np.ndarray) -> np.ndarray:
@@ -163,19 +164,18 @@ def cross_validated(X: np.ndarray, target: Target, fold: np.ndarray) -> np.ndarr
     """Ridge regression of the target (M, K) on X (M, F): each row's prediction (M, K) comes from a fit on other folds.
 
     Rows before the first sight of the target train nothing. A class is the largest of its K one-hot regressions.
-    Inputs are scaled by their spread over all rows: over the training rows it can be next to nothing (a saturated
-    unit), and what is beside them would be blown up.
+    Inputs are scaled by their spread over all rows: over the training rows it can be next to nothing (a silent unit),
+    and what the unit does in the others would be blown up.
     """
     prediction, deviation = np.zeros_like(target.values), X.std(0)
     X = X / np.where(deviation > 1e-6 * np.abs(X).max(0).clip(1e-6), deviation, np.inf)
     for k in np.unique(fold):
         train = (fold != k) & (target.lag >= 0)
-        if not train.any():  # never in view: nothing to learn from
-            continue
-        Z, offset = X - X[train].mean(0), target.values[train].mean(0)
-        gram = Z[train].T @ Z[train] + RIDGE * train.sum() * np.eye(X.shape[1])
-        weights = np.linalg.solve(gram, Z[train].T @ (target.values[train] - offset))
-        prediction[fold == k] = Z[fold == k] @ weights + offset
+        if train.any():  # else it was never in view
+            Z, offset = X - X[train].mean(0), target.values[train].mean(0)
+            gram = Z[train].T @ Z[train] + RIDGE * train.sum() * np.eye(X.shape[1])
+            weights = np.linalg.solve(gram, Z[train].T @ (target.values[train] - offset))
+            prediction[fold == k] = Z[fold == k] @ weights + offset
     return prediction
 
 
@@ -187,16 +187,16 @@ def wilson(hits, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def score(prediction, target: Target, episode, bins, num_bins: int, seed: int, classes: bool | None = None):
-    """Accuracy (classes) or R2 (numbers) in each bin of rows; bins (M,), -1 in none. Left out are bins of under 10
-    episodes, and those in which the target (almost) does not vary: R2 compares with that variation. -> a dict each.
+    """Accuracy (classes) or R2 (numbers) in each bin of rows, a dict each; bins (M,), -1 in none. Left out are bins of
+    under 10 episodes, and those in which the target (almost) does not vary: R2 compares with that variation.
 
     With 95 % intervals: a bootstrap over episodes; for accuracy at least as wide as Wilson's for so many episodes, as a
     bootstrap of a sample without an error has no width.
     """
     E, inside, y = episode.max() + 1, bins >= 0, target.values - target.values.mean(0)
-    classes = target.classes if classes is None else classes
+    classes, results = target.classes if classes is None else classes, []
     draws = np.random.default_rng(seed).multinomial(E, np.full(E, 1 / E), RESAMPLES)
-    draws = np.concatenate((np.ones((1, E)), draws)).astype(float)  # the first is the sample itself
+    draws = np.concatenate((np.ones((1, E)), draws))  # the first is the sample itself
 
     def total(v):  # (M,) -> (1 + RESAMPLES, bins): the sum over the episodes of each draw
         sums = np.zeros((E, num_bins))
@@ -211,7 +211,6 @@ def score(prediction, target: Target, episode, bins, num_bins: int, seed: int, c
         else:
             value = 1 - total(((prediction - target.values) ** 2).sum(1)) / spread
         value[~(spread / n > VARIES * (y**2).sum(1).mean())] = np.nan
-    results = []
     for b in range(num_bins):
         episodes = len(np.unique(episode[bins == b]))
         if episodes >= 10 and np.isfinite(value[0, b]):
@@ -232,9 +231,7 @@ def lag_bins(lag: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int]]]:
     return np.searchsorted(edges, lag, "right") - 1, [(a, b - 1) for a, b in itertools.pairwise(edges)]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Findings
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- Findings
 def success(subject, returns: np.ndarray) -> dict:
     """The share of returns (E,) that are a success, with Wilson's interval."""
     hits = returns >= success_return(subject.args.env_id)
@@ -264,37 +261,37 @@ def intervene(subject, episodes: int, seed: int, ranking: list[int]) -> dict:
         reached[n] |= now
         return torch.where(torch.from_numpy(now)[:, None], kept[n], 1.0)
 
-    returns, lengths = roll_out(subject, len(kept), seed + 1, lesion=lesion)
+    returns, lengths = (x.reshape(-1, E) for x in roll_out(subject, len(kept), seed + 1, lesion=lesion))
     results = []
-    for (kind, k), r, length in zip(variants, returns.reshape(-1, E), lengths.reshape(-1, E), strict=True):
+    for (kind, k), r, length in zip(variants, returns, lengths, strict=True):
         low, high = np.percentile(rng.choice(r, (RESAMPLES, E)).mean(1), (2.5, 97.5))
         results.append({"units": kind, "zeroed": k, "success_rate": success(subject, r), "length": float(length.mean()),
                         "return": {"value": float(r.mean()), "low": float(low), "high": float(high)}})
-    first = "once, in the state that enters the first step at the fork"
-    return {"when": first if once else "in the state that enters every step", "episodes": E, "variants": results}
+    when = "once, in the state that enters the first step at the fork" if once else "in the state that enters each step"
+    return {"when": when, "episodes": E, "variants": results}
 
 
-def analyse(subject, episodes: int, seed: int, figure: Path) -> dict:
-    """Probes, units, lesions; draws `figure` and returns what analysis.json holds."""
+def analyse(subject, episodes: int, seed: int, figure) -> dict:
+    """Probes, units, lesions; draws the file `figure` and returns what analysis.json holds."""
     rows, returns = collect(subject, episodes, seed)
-    targets, fold, episode = find_targets(rows), make_folds(rows, seed), rows["episode"]
+    targets, fold, episode = [beyond_time(t) for t in find_targets(rows)], make_folds(rows, seed), rows["episode"]
     H, states = subject.about["hidden_size"], rows["states"].astype(float)
     inputs = {"hidden": states[:, 0], "cell": states[:, 1], "observation": one_hot(rows["obs"]),
               "untrained": states[:, 2:].reshape(len(states), 2 * H)}
     rng = np.random.default_rng(seed)  # noise as large as each unit's spread drowns what only exact arithmetic keeps
     for name in ("hidden", "untrained"):
         inputs[name + "_noisy"] = inputs[name] + inputs[name].std(0) * rng.standard_normal(inputs[name].shape)
+    held_out = "start cells" if rows["kind"] == "Memory" else "episodes"
     result = subject.about | {
-        "policy": "sampled, without random moves", "episodes": episodes, "steps": len(episode),
-        "success_rate": success(subject, returns), "targets": {},
-        "probe": f"ridge {RIDGE}, {FOLDS} folds of whole {'start cells' if rows['kind'] == 'Memory' else 'episodes'}"}
+        "policy": "sampled, without random moves", "episodes": episodes, "steps": len(episode), "targets": {},
+        "success_rate": success(subject, returns), "probe": f"ridge {RIDGE}, {FOLDS} folds of whole {held_out}"}
 
-    # ---- for how long: one probe for each target and input; its score by the time since the target was in view
+    # for how long: one probe for each target and input; its score by the time since the target was in view
     for target in tqdm(targets, "probes", leave=False, disable=None):
         bins, stretches = lag_bins(target.lag)
         guessing = float(target.values[target.lag >= 0].mean(0).max()) if target.classes else 0.0
-        entry = {"metric": "accuracy" if target.classes else "R2", "guessing": guessing, "since": target.since,
-                 "by_lag": {}}
+        entry = result["targets"][target.name] = {"metric": "accuracy" if target.classes else "R2",
+                                                  "guessing": guessing, "since": target.since, "by_lag": {}}
         for name, X in inputs.items():
             prediction = cross_validated(X, target, fold)
             scores = score(prediction, target, episode, bins, len(stretches), seed)
@@ -303,9 +300,8 @@ def analyse(subject, episodes: int, seed: int, figure: Path) -> dict:
             if rows["fork"].any():
                 at = score(prediction, target, episode, np.where(rows["fork"] & (target.lag >= 0), 0, -1), 1, seed)
                 entry.setdefault("at_fork", {})[name] = at[0] if at else None
-        result["targets"][target.name] = entry
 
-    # ---- where: R2 of a probe on one unit alone (its hidden and cell state), once the target is out of view
+    # where: R2 of a probe on one unit alone (its hidden and cell state), once the target is out of view
     alone = np.zeros((len(targets), H))
     some = slice(None, None, max(1, len(episode) // 20_000))  # rows enough for two inputs
     for unit, (n, target) in itertools.product(tqdm(range(H), "units", leave=False, disable=None), enumerate(targets)):
@@ -318,7 +314,7 @@ def analyse(subject, episodes: int, seed: int, figure: Path) -> dict:
     by_target = dict(zip(result["targets"], alone.tolist(), strict=True))
     result["units"] = {"R2": by_target, "ranking": ranking, "top": max(1, H // 4)}
 
-    # ---- is it used: the units that tell most are zeroed, against as many random ones and against all
+    # is it used: the units that tell most are zeroed, against as many random ones and against all
     result["intervention"] = intervene(subject, episodes, seed, ranking)
     result["summary"] = summarise(result)
     draw(result, telling, figure)
@@ -327,7 +323,6 @@ def analyse(subject, episodes: int, seed: int, figure: Path) -> dict:
 
 def summarise(result: dict) -> list[str]:
     """The analysis in a few sentences, with its intervals."""
-
     def show(s):
         return f"{s['value']:.2f} [{s['low']:.2f}, {s['high']:.2f}]"
 
@@ -359,65 +354,57 @@ def label(stretch: dict) -> str:
     return "not yet" if low < 0 else str(low) if low == high else f"{low}-{high}"
 
 
-def draw(result: dict, telling: np.ndarray, path: Path) -> None:
+def draw(result: dict, telling: np.ndarray, path) -> None:
     """One panel for each target, then the units in the page's layout, then the lesions."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt  # slow to import, and only the analysis needs it
-
-    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
-                         "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left"})
     panels = len(result["targets"]) + 2
     columns = 2 if panels == 4 else 3
     rows = math.ceil(panels / columns)
-    size = (4.6 * columns, 3.7 * rows)
-    fig, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    fig = matplotlib.figure.Figure(figsize=(4.6 * columns, 3.7 * rows), layout="constrained")
     fig.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
-    axes = iter(axes.flat)
-    for name, target in result["targets"].items():
-        ax, accuracy = next(axes), target["metric"] == "accuracy"
-        stretches = {s["from"]: label(s) for scores in target["by_lag"].values() for s in scores}
+    axes = [fig.add_subplot(rows, columns, n + 1) for n in range(panels)]
+    for ax, (name, target) in zip(axes, result["targets"].items(), strict=False):
+        accuracy, stretches = target["metric"] == "accuracy", {}
+        for scores in target["by_lag"].values():
+            stretches |= {s["from"]: label(s) for s in scores}
         places = sorted(stretches)
         for kind, (colour, line, text) in LOOKS.items():
-            scores = target["by_lag"][kind]
-            at = [places.index(s["from"]) for s in scores]
-            ax.plot(at, [s["value"] for s in scores], line, color=colour, label=text, lw=1.8, marker="o", ms=3)
-            low, high = [s["low"] for s in scores], [s["high"] for s in scores]
+            value, low, high = ([s[key] for s in target["by_lag"][kind]] for key in ("value", "low", "high"))
+            at = [places.index(s["from"]) for s in target["by_lag"][kind]]
+            ax.plot(at, value, line, color=colour, label=text, lw=1.8, marker="o", ms=3)
             ax.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
         ax.axhline(target["guessing"], color="black", lw=0.8, alpha=0.6)
-        ax.set(title=name, xlabel=f"steps since {target['since']}", ylim=(0.35 if accuracy else -0.15, 1.03))
-        ax.set_ylabel("accuracy" if accuracy else "R²")
-        thin = max(1, math.ceil(len(places) / 14))
-        ticks = [stretches[p] for p in places[::thin]]
-        ax.set_xticks(range(0, len(places), thin), ticks, rotation=45, ha="right", fontsize=9)
-    labels = fig.axes[0].get_legend_handles_labels()
-    fig.legend(*labels, loc="outside lower center", ncols=2 * columns, frameon=False)
+        ax.set(xlabel=f"steps since {target['since']}", ylim=(0.35 if accuracy else -0.15, 1.03),
+               ylabel="accuracy" if accuracy else "R²")
+        shown = range(0, len(places), math.ceil(len(places) / 14) or 1)
+        ax.set_xticks(shown, [stretches[places[p]] for p in shown], rotation=45, ha="right", fontsize=9)
+        ax.set_title(name if places else f"{name}: nothing to tell", loc="left", weight="bold", size=11)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2 * columns, frameon=False)
 
-    ax, grid = next(axes), on_grid(telling)
-    shown = ax.imshow(grid, cmap="viridis", vmin=0, vmax=max(0.1, telling.max()))
-    for n in range(telling.size if telling.size <= 128 else 0):
+    units, ax, grid = axes[-2], axes[-1], on_grid(telling)
+    image = units.imshow(grid, cmap="viridis", vmin=0, vmax=max(0.1, telling.max()))
+    for rank, n in enumerate(result["units"]["ranking"]):
         row, column = divmod(n, grid.shape[1])
-        ink = "white" if telling[n] < 0.7 * telling.max() else "black"
-        ax.text(column, row, n, ha="center", va="center", color=ink, fontsize=8)
-    for n in result["units"]["ranking"][: result["units"]["top"]]:
-        row, column = divmod(n, grid.shape[1])
-        ax.add_patch(plt.Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, color="#e5484d", lw=2))
-    ax.grid(False)
-    ax.set(title="what each unit tells alone", xticks=[], yticks=[])
-    fig.colorbar(shown, ax=ax, shrink=0.7, label="R² (red: the best quarter)")
+        if len(telling) <= 128:
+            ink = "white" if telling[n] < 0.7 * telling.max() else "black"
+            units.text(column, row, n, ha="center", va="center", color=ink, fontsize=8)
+        if rank < result["units"]["top"]:
+            corner = (column - 0.46, row - 0.46)
+            units.add_patch(matplotlib.patches.Rectangle(corner, 0.92, 0.92, fill=False, color="#e5484d", lw=2))
+    units.set(xticks=[], yticks=[])
+    units.set_title("what each unit tells alone", loc="left", weight="bold", size=11)
+    fig.colorbar(image, ax=units, shrink=0.7, label="R² (red: the best quarter)")
 
-    ax, variants = next(axes), result["intervention"]["variants"]
     for kind, colour, text in (("best", "#e5484d", "the units that tell most"), ("random", "#777777", "random units")):
-        points = [v for v in variants if v["units"] in ("none", kind, "all")]
+        points = [v for v in result["intervention"]["variants"] if v["units"] in ("none", kind, "all")]
         value, low, high = (np.array([v["success_rate"][key] for v in points]) for key in ("value", "low", "high"))
         at = [v["zeroed"] for v in points]
         ax.errorbar(at, value, (value - low, high - value), color=colour, label=text, marker="o", ms=4, capsize=3)
         ax.set_xticks(at)
     where = "at the fork" if "once" in result["intervention"]["when"] else "at every step"
-    ax.set(title=f"success, units zeroed {where}", xlabel="units zeroed", ylabel="success rate", ylim=(-0.03, 1.05))
+    ax.set(xlabel="units zeroed", ylabel="success rate", ylim=(-0.03, 1.05))
+    ax.set_title(f"success, units zeroed {where}", loc="left", weight="bold", size=11)
     ax.legend(fontsize=9)
-    for ax in axes:
-        ax.axis("off")
+    for ax in (*axes[:-2], axes[-1]):
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(alpha=0.25)
     fig.savefig(path, dpi=110)
-    plt.close(fig)

@@ -4,8 +4,8 @@ Shapes: T steps of an episode, D = observation size, H = hidden_size, A = action
 read its observation and gives its action.
 """
 
+import functools
 import importlib.util
-import math
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,26 +14,26 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
-from minigrid.core.constants import DIR_TO_VEC, OBJECT_TO_IDX
+from minigrid.core.constants import OBJECT_TO_IDX
 from minigrid.minigrid_env import MiniGridEnv
 from minigrid.wrappers import FullyObsWrapper
 from tqdm import tqdm
 
-from envs import EVAL_SEED, memory_table, success_return
+import envs
+from envs import memory_table, success_return
 from ppo_lstm_minigrid import load_checkpoint
 from visualize_memory.page import observation_picture, webp
 
 ROOT = Path(__file__).resolve().parent.parent  # of the project
+try:  # until envs has it
+    from envs import spawn_seeds
+except ImportError:
+    def spawn_seeds(seed, n, *key, evaluation=True):
+        return [envs.EVAL_SEED + int(s) for s in np.random.SeedSequence([seed, *key]).generate_state(n)]
 LONGEST = 10_000  # steps, after which an episode is cut: some environments never end one
 
 
-def spawn_seeds(seed: int, n: int, *key, evaluation=False) -> list[int]:
-    return [EVAL_SEED + int(s) for s in np.random.SeedSequence([seed, *key]).generate_state(n)]
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Loading
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- Loading
 @dataclass
 class Subject:
     """The agent under study and where it plays."""
@@ -69,6 +69,13 @@ def load_script(name: str, path: str | None):
     return script
 
 
+def spaces_of(script, args) -> tuple[gym.spaces.Box, int]:
+    """The observation space of the environment that `args` name, and how many actions it has."""
+    envs = script.make_envs(args, args.env_id, 1, "cpu")
+    envs.close()
+    return envs.single_observation_space, int(envs.single_action_space.n)
+
+
 def load_subject(path: str, env_id: str | None, script: str | None, seed: int) -> Subject:
     """Raises ValueError with one line where checkpoint, script and environment do not fit together."""
     checkpoint = load_checkpoint(path)
@@ -84,21 +91,18 @@ def load_subject(path: str, env_id: str | None, script: str | None, seed: int) -
     if not pair or state[0].ndim != 3 or len(state[0]) != 1:
         raise ValueError(f"{path!r}: the agent's state must be a pair (h, c) of (1, N, H) tensors; a network that has "
                          "no c may return zeros in its place")
-    args, spaces = replace(trained, env_id=env_id or trained.env_id), []
-    for each in (trained, args):
-        try:
-            envs = script.make_envs(each, each.env_id, 1, "cpu")
-        except Exception as error:
-            raise ValueError(f"--env-id: cannot make {each.env_id!r}: {one_line(error)}") from error
-        spaces.append((envs.single_observation_space, int(envs.single_action_space.n)))
-        envs.close()
-    if spaces[0] != spaces[1]:
+    args = replace(trained, env_id=env_id or trained.env_id)
+    try:
+        space, actions = spaces_of(script, args)
+    except Exception as error:  # the environment's own, too
+        raise ValueError(f"--env-id: cannot make {args.env_id!r}: {one_line(error)}") from error
+    if (space, actions) != spaces_of(script, trained):
         raise ValueError(f"--env-id: {env_id} has another observation or action space than {trained.env_id}")
     torch.manual_seed(seed)
     about = {"env_id": args.env_id, "trained_on": trained.env_id, "checkpoint": Path(path).name, "seed": seed,
              "global_step": checkpoint.get("global_step"), "memoryless": bool(getattr(args, "memoryless", False)),
              "hidden_size": state[0].shape[-1]}
-    return Subject(script, args, agent.eval(), script.Agent(*spaces[0], args).eval(), about)
+    return Subject(script, args, agent.eval(), script.Agent(space, actions, args).eval(), about)
 
 
 def require_variables(subject: Subject) -> None:
@@ -108,15 +112,10 @@ def require_variables(subject: Subject) -> None:
     try:
         envs.task_variables()
     except AttributeError as error:
-        raise ValueError(f"--analysis: {subject.args.env_id} has no task_variables(), which say what there is to "
-                         "remember") from error
-    finally:
-        envs.close()
+        raise ValueError(f"--analysis: {subject.args.env_id} tells no task_variables() to look for") from error
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# What has to be remembered, and when it is in view
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- What has to be remembered, and when it is in view
 def kind_of(env_id: str) -> str | None:
     """The tasks of `envs` that have a thing to remember: a cue in "Memory", a goal in "Maze"."""
     entry_point = gym.registry[env_id].vector_entry_point
@@ -124,60 +123,53 @@ def kind_of(env_id: str) -> str | None:
     return {"MemoryVectorEnv": "Memory", "MazeVectorEnv": "Maze"}.get(name)
 
 
-def cue_in_view(obs, x, y, direction, size: int):
-    """Whether Memory's cue is in view: obs (..., D) uint8; x, y, direction (...) of the agent; `size` of the grid.
-
-    Exact: the view cell that lies over the cue's place, (1, size // 2 - 1), must show a key or a ball. The objects at
-    the fork look the same and are not the cue; a wall that hides the cue's place hides the cue. -> (...)
-    """
-    obs, x, y, direction = (np.asarray(v).astype(np.int64) for v in (obs, x, y, direction))
-    view = math.isqrt((obs.shape[-1] - 1) // 3)
-    cells = obs[..., :-1:3]  # object types (..., view * view), column by column
-    if (cells == OBJECT_TO_IDX["agent"]).any(-1).all():  # the whole grid: only there the agent itself is shown
-        return np.ones(x.shape, bool)
-    step_x, step_y = np.moveaxis(np.array(DIR_TO_VEC)[direction], -1, 0)
-    to_x, to_y = 1 - x, size // 2 - 1 - y
-    ahead, right = to_x * step_x + to_y * step_y, to_y * step_x - to_x * step_y
-    i, j = right + view // 2, view - 1 - ahead  # the agent looks towards j = 0 from the middle of the last row
-    inside = (i >= 0) & (i < view) & (j >= 0) & (j < view)
-    shown = np.take_along_axis(cells, (i * view + j).clip(0, view * view - 1)[..., None], -1)[..., 0]
-    return inside & np.isin(shown, (OBJECT_TO_IDX["key"], OBJECT_TO_IDX["ball"]))
+def memory_table_of(env_id: str, view_size: int):
+    """The table of states of a Memory id."""
+    kwargs = gym.registry[env_id].kwargs
+    return memory_table(kwargs["size"], kwargs.get("random_length", False), view_size)
 
 
-def in_view(env_id: str, obs, variables: dict):
-    """Whether the cue or the goal is in view: obs (..., D), variables (...) -> (...); None where there is neither."""
-    if kind_of(env_id) == "Memory":
-        size = gym.registry[env_id].kwargs["size"]
-        return cue_in_view(obs, variables["x"], variables["y"], variables["direction"], size)
-    return (obs[..., :-1:3] == OBJECT_TO_IDX["goal"]).any(-1) if kind_of(env_id) == "Maze" else None
+@functools.cache
+def cue_in_view(env_id: str, view_size: int) -> dict[tuple, bool]:
+    """For each state of a Memory id, named by the values of its task variables: whether the cue is in view, that is,
+    whether the agent would see something else if the cue were the other one and the two ends as they are."""
+    table = memory_table_of(env_id, view_size)
+    index = {state: n for n, state in enumerate(zip(*(v.tolist() for v in table.variables.values()), strict=True))}
+    ends = sum({state[-1] for state in index})  # y of the upper and of the lower end; one of them is right
+    other = {state: index[(1 - state[0], *state[1:-1], ends - state[-1])] for state in index}
+    return {state: not torch.equal(table.obs[n], table.obs[other[state]]) for state, n in index.items()}
 
 
-def at_fork(env_id: str, variables: dict, episodes: int):
-    """Whether Memory's agent stands between the two ends of the fork, (episodes,); elsewhere there is no fork."""
+def in_view(args, obs, variables: dict):
+    """Whether the cue or the goal is in view: obs (N, D), variables (N,) each -> (N,); None where there is neither."""
+    if kind_of(args.env_id) == "Memory":
+        seen = cue_in_view(args.env_id, args.view_size)
+        return np.array([seen[state] for state in zip(*(v.tolist() for v in variables.values()), strict=True)])
+    return (obs[:, :-1:3] == OBJECT_TO_IDX["goal"]).any(1) if kind_of(args.env_id) == "Maze" else None
+
+
+def at_fork(env_id: str, variables: dict, N: int):
+    """(N,) whether Memory's agent stands between the two ends of the fork; elsewhere there is no fork."""
     if kind_of(env_id) != "Memory":
-        return np.zeros(episodes, bool)
-    size = gym.registry[env_id].kwargs["size"]
-    return np.asarray((variables["x"] == variables["success_x"]) & (variables["y"] == size // 2)).reshape(episodes)
+        return np.zeros(N, bool)
+    return (variables["x"] == variables["success_x"]) & (variables["y"] == gym.registry[env_id].kwargs["size"] // 2)
 
 
 def memory_reader(env: gym.Env, env_id: str):
-    """A function that tells the task variables of a single Memory environment as it stands now: those of the state in
-    `memory_table` that shows the same whole grid."""
-    kwargs, whole = gym.registry[env_id].kwargs, FullyObsWrapper(env.unwrapped)
-    table = memory_table(kwargs["size"], kwargs.get("random_length", False), 0)
+    """A function that tells the task variables, (1,) each, of a single Memory environment as it stands now: those of
+    the state in the table that shows the same whole grid."""
+    table, whole = memory_table_of(env_id, 0), FullyObsWrapper(env.unwrapped)
     index = {obs.tobytes(): n for n, obs in enumerate(table.obs.byte().numpy())}
 
-    def read() -> dict[str, int]:
+    def read() -> dict[str, np.ndarray]:
         seen = whole.observation(env.unwrapped.gen_obs())
         n = index[np.append(seen["image"], np.uint8(seen["direction"])).tobytes()]
-        return {name: int(values[n]) for name, values in table.variables.items()}
+        return {name: values[n : n + 1].numpy() for name, values in table.variables.items()}
 
     return read
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Playing
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- Playing
 @dataclass
 class Episode:
     """One episode of T steps."""
@@ -198,31 +190,20 @@ class Episode:
     outcome: str = ""
 
 
-@dataclass
-class Shown:
-    """Episodes, and what the page has to know of their environment."""
-
-    episodes: list[Episode]
-    actions: list[str]
-    fps: float
-    sampled: bool
-    what: str  # has to be remembered
-
-
-def choose_seeds(env: gym.Env, env_id: str, episodes: int, seed: int) -> list[int]:
+def choose_seeds(args, env: gym.Env, episodes: int, seed: int) -> list[int]:
     """Seeds for `env.reset`. On Memory: each cue and each side in turn, from different starts with the cue behind."""
-    if kind_of(env_id) != "Memory":
+    if kind_of(args.env_id) != "Memory":
         return spawn_seeds(seed, episodes, evaluation=True)
-    attempts, seeds, starts, read = 200, [], set(), memory_reader(env, env_id)
-    candidates = spawn_seeds(seed, attempts * episodes, evaluation=True)
+    tries, seeds, starts, read = 200, [], set(), memory_reader(env, args.env_id)
+    candidates = spawn_seeds(seed, tries * episodes, evaluation=True)
     for n in range(episodes):
-        for attempt, candidate in enumerate(candidates[attempts * n : attempts * (n + 1)]):
-            obs, _ = env.reset(seed=candidate)
-            now = read()
-            fits = (now["cue"], now["success_y"] > now["y"]) == (n % 2, n // 2 % 2 == 1)
-            if fits and (attempt > 100 or (now["x"] not in starts and not in_view(env_id, obs, now))):
+        for attempt, candidate in enumerate(candidates[tries * n : tries * (n + 1)]):
+            env.reset(seed=candidate)
+            now, x = read(), int(env.unwrapped.agent_pos[0])
+            fits = (now["cue"].item(), now["success_y"] > now["y"]) == (n % 2, n // 2 % 2 == 1)
+            if fits and (attempt > 100 or (x not in starts and not in_view(args, None, now)[0])):
                 break
-        starts.add(now["x"])
+        starts.add(x)
         seeds.append(candidate)
     return seeds
 
@@ -236,24 +217,24 @@ def play(subject: Subject, env: gym.Env, seed: int, generator=None) -> Episode:
     read = memory_reader(env, env_id) if kind_of(env_id) == "Memory" else dict
 
     def picture():
-        return webp(env.render() if env.render_mode == "rgb_array" else observation_picture(obs, env.observation_space))
+        frame = env.render() if env.render_mode == "rgb_array" else None
+        return webp(observation_picture(obs, env.observation_space) if frame is None else frame)
 
     while not any(ends) and len(steps) < LONGEST:
         episode.frames.append(picture())
-        variables = read()
+        before, variables = np.array(obs if obs.dtype == np.uint8 else obs.astype(np.float32)), read()
         if kind_of(env_id):
-            seen.append(bool(in_view(env_id, obs, variables)))
+            seen.append(bool(in_view(subject.args, before[None], variables)[0]))
         if "cue" in variables:
-            episode.cue = ("key", "ball")[variables["cue"]]
-        if episode.fork is None and at_fork(env_id, variables, 1).item():
+            episode.cue = ("key", "ball")[variables["cue"].item()]
+        if episode.fork is None and at_fork(env_id, variables, 1)[0]:
             episode.fork = len(steps)
-        before = np.array(obs if obs.dtype.kind in "ui" else obs.astype(np.float32))
         x = torch.from_numpy(before)[None]
         value = agent.get_value(x, state, done)
         logits, state = agent.get_logits(x, state, done)
         probs = logits.softmax(-1)
         action = int(probs.argmax() if generator is None else torch.multinomial(probs, 1, generator=generator))
-        obs, reward, *ends, _ = env.step(action)
+        obs, reward, *ends, _ = env.step(action + int(env.action_space.start))
         steps.append((before, torch.cat(state)[:, 0].numpy(), logits[0].numpy(), value.item(), action, float(reward),
                       done.item(), ends))
         done = torch.zeros(1)
@@ -266,10 +247,11 @@ def play(subject: Subject, env: gym.Env, seed: int, generator=None) -> Episode:
     return episode
 
 
-def play_episodes(subject: Subject, episodes: int, seed: int, sampled: bool) -> Shown:
-    env_id, env = subject.args.env_id, subject.script.make_env(subject.args, subject.args.env_id)
+def play_episodes(subject: Subject, episodes: int, seed: int, sampled: bool) -> list[Episode]:
+    """Plays, and adds to `subject.about` what the page has to know of the environment."""
+    args, env = subject.args, subject.script.make_env(subject.args, subject.args.env_id)
     generator = torch.Generator().manual_seed(spawn_seeds(seed, 1, 1, evaluation=True)[0]) if sampled else None
-    seeds = choose_seeds(env, env_id, episodes, seed)
+    seeds = choose_seeds(args, env, episodes, seed)
     played = [play(subject, env, each, generator) for each in tqdm(seeds, "playing", leave=False, disable=None)]
     world, names = env.unwrapped, [str(action) for action in range(played[0].logits.shape[-1])]
     if isinstance(world, MiniGridEnv):
@@ -277,5 +259,7 @@ def play_episodes(subject: Subject, episodes: int, seed: int, sampled: bool) -> 
     elif isinstance(world, CartPoleEnv):
         names = ["left", "right"]
     fps = 5 if isinstance(world, MiniGridEnv) else env.metadata.get("render_fps") or 10
+    what = "cue" if kind_of(args.env_id) == "Memory" else "goal"
+    subject.about |= {"actions": names, "fps": fps, "sampled": sampled, "what": what}
     env.close()
-    return Shown(played, names, fps, sampled, "cue" if kind_of(env_id) == "Memory" else "goal")
+    return played

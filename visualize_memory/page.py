@@ -22,9 +22,7 @@ HERE = Path(__file__).resolve().parent
 PAGE_LIMIT = 10e6  # bytes, for five episodes
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Pictures
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- Pictures
 def webp(frame: np.ndarray) -> bytes:
     """Lossless, and a quarter of PNG's size on such pictures."""
     file = io.BytesIO()
@@ -94,9 +92,7 @@ def observation_picture(obs, space) -> np.ndarray:
     return np.asarray(picture)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Files
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- Files
 def write_frames(folder: Path, episodes: list) -> None:
     """episode_0/env_0000.png, memory_0000.png and memory_0000.json for each step, in a new `folder`. JSON: step, width,
     height, and row by row the hidden state (values) and the cell state (cell_values), null where there is no unit."""
@@ -146,43 +142,45 @@ def write_trace(path: Path, episodes: list) -> None:
     np.savez_compressed(path, **columns, terminated=terminated, truncated=truncated, episode=number)
 
 
-def page_data(about: dict, shown, analysis: dict | None, figure: Path) -> dict:
+def page_data(about: dict, episodes: list, analysis: dict | None, figure: Path) -> dict:
     """What the page knows. Equal frames are kept once; states are integers of 16 bits (8 where there are very many)."""
-    frames, episodes = {}, []
-    dtype = np.int16 if sum(e.states.size for e in shown.episodes) < 2e6 else np.int8
-    for e in shown.episodes:
-        scale, probs = scales(e), torch.as_tensor(e.logits).softmax(-1)
+    frames, shown = {}, []
+    dtype = np.int16 if sum(e.states.size for e in episodes) < 2e6 else np.int8
+    for e in episodes:
+        scale, probs = scales(e), torch.as_tensor(e.logits).double().softmax(-1)
         coded = (e.states / scale[:, None] * np.iinfo(dtype).max).round().astype(dtype)
-        episodes.append({
+        shown.append({
             "frames": [frames.setdefault(frame, len(frames)) for frame in e.frames], "scale": scale.tolist(),
             "states": base64.b64encode(coded.tobytes()).decode(), "values": e.values.round(4).tolist(),
-            "probs": probs.double().numpy().round(4).tolist(),
-            "entropy": torch.special.entr(probs).sum(-1).double().numpy().round(4).tolist(),
+            "probs": probs.numpy().round(4).tolist(),
+            "entropy": torch.special.entr(probs).sum(-1).numpy().round(4).tolist(),
             "actions": e.actions.tolist(), "rewards": e.rewards.round(4).tolist(), "cue": e.cue, "outcome": e.outcome,
             "seen": e.seen and [int(s) for s in e.seen], "fork": e.fork, "seed": e.seed})
     rows, columns = heatmap_shape(about["hidden_size"])
     told = analysis and {"figure": base64.b64encode(figure.read_bytes()).decode(), "text": analysis["summary"],
                          "top": analysis["units"]["ranking"][: analysis["units"]["top"]]}
-    return about | {
-        "sampled": shown.sampled, "fps": shown.fps, "actions": shown.actions, "rows": rows, "columns": columns,
-        "bits": 8 * np.dtype(dtype).itemsize, "episodes": episodes, "what": shown.what, "analysis": told,
-        "frames": [base64.b64encode(frame).decode() for frame in frames]}
+    return about | {"rows": rows, "columns": columns, "bits": 8 * np.dtype(dtype).itemsize, "episodes": shown,
+                    "analysis": told, "frames": [base64.b64encode(frame).decode() for frame in frames]}
 
 
 def read(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-def write_page(path: Path, about: dict, shown, analysis: dict | None, figure: Path, live: dict) -> None:
+def write_page(path: Path, about: dict, episodes: list, analysis: dict | None, figure: Path, live: dict) -> None:
     """Put the files that `page.html` names, and the data, into one file; modules are joined in one function."""
-    data = {"{{DATA}}": page_data(about, shown, analysis, figure), "{{LIVE}}": live}
-    wrapped = "<script>\n(() => {{\n\"use strict\";\n{}}})();\n</script>"
+    data = {"{{DATA}}": page_data(about, episodes, analysis, figure), "{{LIVE}}": live}
+
+    def module(found):
+        text = "".join(map(read, found[1].split()))
+        return f'<script>\n(() => {{\n"use strict";\n{text}}})();\n</script>'
+
     page = read("page.html")
     for pattern, inline in (
         (r"<!-- ([\w./]+) -->\n", lambda found: read(found[1])),
         (r'<link rel="stylesheet" href="([\w./]+)">', lambda found: f"<style>\n{read(found[1])}</style>"),
         (r'<script src="([\w.]+)"></script>', lambda found: f"<script>\n{read(found[1])}</script>"),
-        (r'<script data-modules="([^"]+)"></script>', lambda found: wrapped.format("".join(map(read, found[1].split())))),
+        (r'<script data-modules="([^"]+)"></script>', module),
     ):
         page = re.sub(pattern, inline, page)
     for hole, content in data.items():  # nothing in it may close the script element
