@@ -38,9 +38,8 @@ def subject_of(name):
 def browser(tmp_path_factory):
     if CHROMIUM is None:
         pytest.skip("no chromium on the PATH")
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
+    with Browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
 def open_modules(browser, folder, subject):

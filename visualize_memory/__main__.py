@@ -50,13 +50,9 @@ class Args:
 
 def check(args: Args) -> None:
     """Raises ValueError with one line that names the flag."""
-    for flag, holds, remedy in (
-        ("episodes", args.episodes >= 1, "must be at least 1"),
-        ("seed", 0 <= args.seed < 2**31, "must be between 0 and 2**31 - 1"),
-        ("analysis_episodes", args.analysis_episodes >= 20, "must be at least 20"),
-    ):
-        if not holds:
-            raise ValueError(f"--{flag.replace('_', '-')} {remedy}, got {getattr(args, flag)}")
+    for name, least in (("episodes", 1), ("seed", 0), ("analysis_episodes", 20)):
+        if getattr(args, name) < least:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(args, name)}")
 
 
 def writable(out: Path) -> Path:
@@ -100,14 +96,15 @@ def run(args: Args) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 for a bad flag or file."""
     torch.set_num_threads(1)  # small networks are slower on many, and much slower where other processes run
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # a console may lack letters, and be closed
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):  # a console may be closed (then it is None), or lack letters
         stream.reconfigure(errors="replace")
     try:
         run(tyro.cli(Args, args=argv, prog="visualize_memory"))
     except SystemExit as error:  # tyro has said what is wrong, or has shown --help
         return error.code or 0
-    except (ValueError, OSError, getattr(sys.modules["envs"], "UsageError", OSError)) as error:
-        print(f"error: {str(error).removeprefix('--resume: ')}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

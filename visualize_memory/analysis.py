@@ -15,14 +15,13 @@ import itertools
 import math
 from dataclasses import dataclass, replace
 
-import matplotlib.figure
 import numpy as np
 import torch
 from minigrid.core.constants import DIR_TO_VEC
 from tqdm import tqdm
 
-from envs import success_return
-from visualize_memory.episodes import LONGEST, at_fork, in_view, kind_of, spawn_seeds
+from envs import spawn_seeds, success_return
+from visualize_memory.episodes import LONGEST, at_fork, in_view, kind_of
 from visualize_memory.page import on_grid
 
 RIDGE = 1e-3  # penalty of the probes, as a share of a standardised input's sum of squares; fixed, not tuned
@@ -186,40 +185,34 @@ def wilson(hits, n: int, z: float = 1.96) -> tuple[float, float]:
     return min(p, (middle - half) / (1 + z * z / n)), max(p, (middle + half) / (1 + z * z / n))  # rounding could miss p
 
 
-def score(prediction, target: Target, episode, bins, num_bins: int, seed: int, classes: bool | None = None):
-    """Accuracy (classes) or R2 (numbers) in each bin of rows, a dict each; bins (M,), -1 in none. Left out are bins of
-    under 10 episodes, and those in which the target (almost) does not vary: R2 compares with that variation.
+def score(prediction, target: Target, episode, bins, seed: int, classes: bool | None = None):
+    """Accuracy (classes) or R2 (numbers) in each bin of rows, as pairs (bin, dict); bins (M,), -1 in none. Left out are
+    bins of under 10 episodes, and those in which the target (almost) does not vary: R2 compares with that variation.
 
     With 95 % intervals: a bootstrap over episodes; for accuracy at least as wide as Wilson's for so many episodes, as a
     bootstrap of a sample without an error has no width.
     """
-    E, inside, y = episode.max() + 1, bins >= 0, target.values - target.values.mean(0)
-    classes, results = target.classes if classes is None else classes, []
-    draws = np.random.default_rng(seed).multinomial(E, np.full(E, 1 / E), RESAMPLES)
-    draws = np.concatenate((np.ones((1, E)), draws))  # the first is the sample itself
-
-    def total(v):  # (M,) -> (1 + RESAMPLES, bins): the sum over the episodes of each draw
-        sums = np.zeros((E, num_bins))
-        np.add.at(sums, (episode[inside], bins[inside]), v[inside])
-        return draws @ sums
-
-    n = total(np.ones(len(bins)))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        spread = total((y**2).sum(1)) - sum(total(column) ** 2 for column in y.T) / n
-        if classes:
-            value = total((prediction.argmax(1) == y.argmax(1)).astype(float)) / n
-        else:
-            value = 1 - total(((prediction - target.values) ** 2).sum(1)) / spread
-        value[~(spread / n > VARIES * (y**2).sum(1).mean())] = np.nan
-    for b in range(num_bins):
-        episodes = len(np.unique(episode[bins == b]))
-        if episodes >= 10 and np.isfinite(value[0, b]):
-            low, high = np.nanpercentile(value[1:, b], (2.5, 97.5))
+    E, y, results = episode.max() + 1, target.values - target.values.mean(0), []
+    classes = target.classes if classes is None else classes
+    hit = prediction.argmax(1) == y.argmax(1) if classes else -((prediction - target.values) ** 2).sum(1)
+    columns = np.stack((np.ones(len(y)), hit, (y**2).sum(1), *y.T))
+    resamples = np.random.default_rng(seed).multinomial(E, np.full(E, 1 / E), RESAMPLES)
+    weights = np.concatenate((np.ones((1, E)), resamples))  # of the episodes; the first are the sample itself
+    for b in np.unique(bins[bins >= 0]):
+        rows = bins == b
+        n, hits, squares, *sums = (weights @ np.bincount(episode[rows], c[rows], E) for c in columns)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            spread = squares - sum(total**2 for total in sums) / n
+            value = hits / n if classes else 1 + hits / spread
+        value[~(spread > VARIES * n * columns[2].mean())] = np.nan
+        episodes = len(np.unique(episode[rows]))
+        if episodes >= 10 and np.isfinite(value[0]):
+            low, high = np.nanpercentile(value[1:], (2.5, 97.5))
             if classes:
-                least = wilson(value[0, b] * episodes, episodes)
+                least = wilson(value[0] * episodes, episodes)
                 low, high = min(low, least[0]), max(high, least[1])
-            results.append({"bin": b, "value": float(value[0, b]), "low": float(low), "high": float(high),
-                            "steps": int(n[0, b]), "episodes": episodes})
+            results.append((b, {"value": float(value[0]), "low": float(low), "high": float(high), "steps": int(n[0]),
+                                "episodes": episodes}))
     return results
 
 
@@ -294,12 +287,11 @@ def analyse(subject, episodes: int, seed: int, figure) -> dict:
                                                   "guessing": guessing, "since": target.since, "by_lag": {}}
         for name, X in inputs.items():
             prediction = cross_validated(X, target, fold)
-            scores = score(prediction, target, episode, bins, len(stretches), seed)
-            lags = [dict(zip(("from", "to"), stretches[s.pop("bin")], strict=True)) for s in scores]
-            entry["by_lag"][name] = [lag | s for lag, s in zip(lags, scores, strict=True)]
+            scores = score(prediction, target, episode, bins, seed)
+            entry["by_lag"][name] = [dict(zip(("from", "to"), stretches[b], strict=True)) | s for b, s in scores]
             if rows["fork"].any():
-                at = score(prediction, target, episode, np.where(rows["fork"] & (target.lag >= 0), 0, -1), 1, seed)
-                entry.setdefault("at_fork", {})[name] = at[0] if at else None
+                at = score(prediction, target, episode, np.where(rows["fork"] & (target.lag >= 0), 0, -1), seed)
+                entry.setdefault("at_fork", {})[name] = at[0][1] if at else None
 
     # where: R2 of a probe on one unit alone (its hidden and cell state), once the target is out of view
     alone = np.zeros((len(targets), H))
@@ -307,8 +299,8 @@ def analyse(subject, episodes: int, seed: int, figure) -> dict:
     for unit, (n, target) in itertools.product(tqdm(range(H), "units", leave=False, disable=None), enumerate(targets)):
         part = replace(target, values=target.values[some], lag=target.lag[some])
         prediction, later = cross_validated(states[some, :2, unit], part, fold[some]), np.where(part.lag >= 1, 0, -1)
-        found = score(prediction, part, episode[some], later, 1, seed, classes=False)
-        alone[n, unit] = found[0]["value"] if found else 0.0
+        found = score(prediction, part, episode[some], later, seed, classes=False)
+        alone[n, unit] = found[0][1]["value"] if found else 0.0
     telling = alone.clip(0).mean(0)
     ranking = np.argsort(-telling, kind="stable").tolist()
     by_target = dict(zip(result["targets"], alone.tolist(), strict=True))
@@ -356,6 +348,10 @@ def label(stretch: dict) -> str:
 
 def draw(result: dict, telling: np.ndarray, path) -> None:
     """One panel for each target, then the units in the page's layout, then the lesions."""
+    import matplotlib.figure  # slow to import, and only this needs it
+
+    matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11,
+                                "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.fontsize": 9})
     panels = len(result["targets"]) + 2
     columns = 2 if panels == 4 else 3
     rows = math.ceil(panels / columns)
@@ -374,10 +370,9 @@ def draw(result: dict, telling: np.ndarray, path) -> None:
             ax.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
         ax.axhline(target["guessing"], color="black", lw=0.8, alpha=0.6)
         ax.set(xlabel=f"steps since {target['since']}", ylim=(0.35 if accuracy else -0.15, 1.03),
-               ylabel="accuracy" if accuracy else "R²")
+               ylabel="accuracy" if accuracy else "R²", title=name if places else f"{name}: nothing to tell")
         shown = range(0, len(places), math.ceil(len(places) / 14) or 1)
         ax.set_xticks(shown, [stretches[places[p]] for p in shown], rotation=45, ha="right", fontsize=9)
-        ax.set_title(name if places else f"{name}: nothing to tell", loc="left", weight="bold", size=11)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2 * columns, frameon=False)
 
     units, ax, grid = axes[-2], axes[-1], on_grid(telling)
@@ -390,8 +385,7 @@ def draw(result: dict, telling: np.ndarray, path) -> None:
         if rank < result["units"]["top"]:
             corner = (column - 0.46, row - 0.46)
             units.add_patch(matplotlib.patches.Rectangle(corner, 0.92, 0.92, fill=False, color="#e5484d", lw=2))
-    units.set(xticks=[], yticks=[])
-    units.set_title("what each unit tells alone", loc="left", weight="bold", size=11)
+    units.set(title="what each unit tells alone", xticks=[], yticks=[])
     fig.colorbar(image, ax=units, shrink=0.7, label="R² (red: the best quarter)")
 
     for kind, colour, text in (("best", "#e5484d", "the units that tell most"), ("random", "#777777", "random units")):
@@ -401,10 +395,8 @@ def draw(result: dict, telling: np.ndarray, path) -> None:
         ax.errorbar(at, value, (value - low, high - value), color=colour, label=text, marker="o", ms=4, capsize=3)
         ax.set_xticks(at)
     where = "at the fork" if "once" in result["intervention"]["when"] else "at every step"
-    ax.set(xlabel="units zeroed", ylabel="success rate", ylim=(-0.03, 1.05))
-    ax.set_title(f"success, units zeroed {where}", loc="left", weight="bold", size=11)
-    ax.legend(fontsize=9)
+    ax.set(title=f"success, units zeroed {where}", xlabel="units zeroed", ylabel="success rate", ylim=(-0.03, 1.05))
+    ax.legend()
     for ax in (*axes[:-2], axes[-1]):
-        ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.25)
     fig.savefig(path, dpi=110)

@@ -6,6 +6,7 @@ read its observation and gives its action.
 
 import functools
 import importlib.util
+import itertools
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,17 +20,10 @@ from minigrid.minigrid_env import MiniGridEnv
 from minigrid.wrappers import FullyObsWrapper
 from tqdm import tqdm
 
-import envs
-from envs import memory_table, success_return
-from ppo_lstm_minigrid import load_checkpoint
+from envs import as_tensor, memory_table, spawn_seeds, success_return
 from visualize_memory.page import observation_picture, webp
 
 ROOT = Path(__file__).resolve().parent.parent  # of the project
-try:  # until envs has it
-    from envs import spawn_seeds
-except ImportError:
-    def spawn_seeds(seed, n, *key, evaluation=True):
-        return [envs.EVAL_SEED + int(s) for s in np.random.SeedSequence([seed, *key]).generate_state(n)]
 LONGEST = 10_000  # steps, after which an episode is cut: some environments never end one
 
 
@@ -64,8 +58,6 @@ def load_script(name: str, path: str | None):
         spec.loader.exec_module(script)
     except (Exception, SystemExit) as error:  # whatever a foreign file raises, the user gets one line
         raise ValueError(f"--script: cannot import {str(path)!r}: {type(error).__name__}: {one_line(error)}") from error
-    if missing := [name for name in ("load_agent", "make_envs", "make_env", "Agent") if not hasattr(script, name)]:
-        raise ValueError(f"--script: {str(path)!r} has no {', '.join(missing)}")
     return script
 
 
@@ -78,12 +70,16 @@ def spaces_of(script, args) -> tuple[gym.spaces.Box, int]:
 
 def load_subject(path: str, env_id: str | None, script: str | None, seed: int) -> Subject:
     """Raises ValueError with one line where checkpoint, script and environment do not fit together."""
-    checkpoint = load_checkpoint(path)
-    script = load_script(str(checkpoint["script"]), script)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        name, global_step = str(checkpoint["script"]), checkpoint.get("global_step")
+    except Exception as error:  # torch raises many kinds for a file that is not its own
+        raise ValueError(f"{path!r} is not a readable checkpoint: {one_line(error)}") from error
+    script = load_script(name, script)
     try:
         agent, trained = script.load_agent(path)
-    except Exception as error:
-        raise ValueError(f"{path!r} does not load with {script.__file__}: {one_line(error)}") from error
+    except Exception as error:  # a foreign script's, too
+        raise ValueError(f"{path!r} does not load: {one_line(error).removeprefix('--resume: ')}") from error
     if not all(weight.isfinite().all() for weight in agent.parameters()):
         raise ValueError(f"{path!r} holds weights that are not finite; take an older file")
     state = agent.initial_state(1)
@@ -91,16 +87,17 @@ def load_subject(path: str, env_id: str | None, script: str | None, seed: int) -
     if not pair or state[0].ndim != 3 or len(state[0]) != 1:
         raise ValueError(f"{path!r}: the agent's state must be a pair (h, c) of (1, N, H) tensors; a network that has "
                          "no c may return zeros in its place")
-    args = replace(trained, env_id=env_id or trained.env_id)
+    env_id = env_id or trained.env_id
     try:
+        args = replace(trained, env_id=env_id)
         space, actions = spaces_of(script, args)
     except Exception as error:  # the environment's own, too
-        raise ValueError(f"--env-id: cannot make {args.env_id!r}: {one_line(error)}") from error
+        raise ValueError(f"--env-id: cannot make {env_id!r}: {one_line(error)}") from error
     if (space, actions) != spaces_of(script, trained):
         raise ValueError(f"--env-id: {env_id} has another observation or action space than {trained.env_id}")
     torch.manual_seed(seed)
-    about = {"env_id": args.env_id, "trained_on": trained.env_id, "checkpoint": Path(path).name, "seed": seed,
-             "global_step": checkpoint.get("global_step"), "memoryless": bool(getattr(args, "memoryless", False)),
+    about = {"env_id": env_id, "trained_on": trained.env_id, "checkpoint": Path(path).name, "seed": seed,
+             "global_step": global_step, "memoryless": bool(getattr(args, "memoryless", False)),
              "hidden_size": state[0].shape[-1]}
     return Subject(script, args, agent.eval(), script.Agent(space, actions, args).eval(), about)
 
@@ -111,8 +108,8 @@ def require_variables(subject: Subject) -> None:
     envs.reset(seed=0)
     try:
         envs.task_variables()
-    except AttributeError as error:
-        raise ValueError(f"--analysis: {subject.args.env_id} tells no task_variables() to look for") from error
+    except Exception as error:  # the environment's own, too
+        raise ValueError(f"--analysis needs task_variables() of {subject.args.env_id}: {one_line(error)}") from error
 
 
 # ---- What has to be remembered, and when it is in view
@@ -157,9 +154,11 @@ def at_fork(env_id: str, variables: dict, N: int):
 
 def memory_reader(env: gym.Env, env_id: str):
     """A function that tells the task variables, (1,) each, of a single Memory environment as it stands now: those of
-    the state in the table that shows the same whole grid."""
+    the state in the table that shows the same whole grid. None for other environments."""
+    if kind_of(env_id) != "Memory":
+        return None
     table, whole = memory_table_of(env_id, 0), FullyObsWrapper(env.unwrapped)
-    index = {obs.tobytes(): n for n, obs in enumerate(table.obs.byte().numpy())}
+    index = {obs.tobytes(): n for n, obs in enumerate(table.obs.numpy())}
 
     def read() -> dict[str, np.ndarray]:
         seen = whole.observation(env.unwrapped.gen_obs())
@@ -190,53 +189,51 @@ class Episode:
     outcome: str = ""
 
 
-def choose_seeds(args, env: gym.Env, episodes: int, seed: int) -> list[int]:
-    """Seeds for `env.reset`. On Memory: each cue and each side in turn, from different starts with the cue behind."""
-    if kind_of(args.env_id) != "Memory":
+def choose_seeds(args, env: gym.Env, read, episodes: int, seed: int) -> list[int]:
+    """Seeds for `env.reset`. On Memory: each cue and each side in turn, from starts that have the cue behind."""
+    if read is None:
         return spawn_seeds(seed, episodes, evaluation=True)
-    tries, seeds, starts, read = 200, [], set(), memory_reader(env, args.env_id)
-    candidates = spawn_seeds(seed, tries * episodes, evaluation=True)
+    seeds, candidates = [], iter(spawn_seeds(seed, 100 * episodes, evaluation=True))
     for n in range(episodes):
-        for attempt, candidate in enumerate(candidates[tries * n : tries * (n + 1)]):
+        for candidate in itertools.islice(candidates, 100):
             env.reset(seed=candidate)
-            now, x = read(), int(env.unwrapped.agent_pos[0])
-            fits = (now["cue"].item(), now["success_y"] > now["y"]) == (n % 2, n // 2 % 2 == 1)
-            if fits and (attempt > 100 or (x not in starts and not in_view(args, None, now)[0])):
+            now = read()
+            behind = args.view_size == 0 or not in_view(args, None, now)[0]
+            if behind and (now["cue"].item(), (now["success_y"] > now["y"]).item()) == (n % 2, n // 2 % 2 == 1):
                 break
-        starts.add(x)
         seeds.append(candidate)
     return seeds
 
 
 @torch.no_grad()
-def play(subject: Subject, env: gym.Env, seed: int, generator=None) -> Episode:
-    """Play one episode and note everything: the most probable actions, or ones drawn with a `generator`."""
+def play(subject: Subject, env: gym.Env, read, seed: int, generator=None) -> Episode:
+    """Play one episode and note everything: the most probable actions, or ones drawn with a `generator`. `read` tells
+    Memory's task variables."""
     episode, env_id, agent = Episode(seed), subject.args.env_id, subject.agent
     state, done, ends, steps, seen = agent.initial_state(1), torch.ones(1), [], [], []
     obs, _ = env.reset(seed=seed)
-    read = memory_reader(env, env_id) if kind_of(env_id) == "Memory" else dict
 
     def picture():
-        frame = env.render() if env.render_mode == "rgb_array" else None
+        renders = env.render_mode == "rgb_array" and "rgb_array" in env.metadata.get("render_modes", ())
+        frame = env.render() if renders else None
         return webp(observation_picture(obs, env.observation_space) if frame is None else frame)
 
     while not any(ends) and len(steps) < LONGEST:
         episode.frames.append(picture())
-        before, variables = np.array(obs if obs.dtype == np.uint8 else obs.astype(np.float32)), read()
+        x, variables = as_tensor(obs, env.observation_space, "cpu")[None], read() if read else {}
         if kind_of(env_id):
-            seen.append(bool(in_view(subject.args, before[None], variables)[0]))
-        if "cue" in variables:
+            seen.append(bool(in_view(subject.args, x.numpy(), variables)[0]))
+        if read:
             episode.cue = ("key", "ball")[variables["cue"].item()]
         if episode.fork is None and at_fork(env_id, variables, 1)[0]:
             episode.fork = len(steps)
-        x = torch.from_numpy(before)[None]
         value = agent.get_value(x, state, done)
         logits, state = agent.get_logits(x, state, done)
         probs = logits.softmax(-1)
         action = int(probs.argmax() if generator is None else torch.multinomial(probs, 1, generator=generator))
         obs, reward, *ends, _ = env.step(action + int(env.action_space.start))
-        steps.append((before, torch.cat(state)[:, 0].numpy(), logits[0].numpy(), value.item(), action, float(reward),
-                      done.item(), ends))
+        steps.append((x[0].numpy(), torch.cat(state)[:, 0].numpy(), logits[0].numpy(), value.item(), action,
+                      float(reward), done.item(), ends))
         done = torch.zeros(1)
     episode.frames.append(picture())
     (episode.observations, episode.states, episode.logits, episode.values, episode.actions, episode.rewards,
@@ -249,10 +246,15 @@ def play(subject: Subject, env: gym.Env, seed: int, generator=None) -> Episode:
 
 def play_episodes(subject: Subject, episodes: int, seed: int, sampled: bool) -> list[Episode]:
     """Plays, and adds to `subject.about` what the page has to know of the environment."""
-    args, env = subject.args, subject.script.make_env(subject.args, subject.args.env_id)
+    args, script = subject.args, subject.script
+    try:
+        env = script.make_env(args, args.env_id)
+    except TypeError:  # it takes no render_mode
+        env = script.make_envs(args, args.env_id, 1, "cpu").env.envs[0]
     generator = torch.Generator().manual_seed(spawn_seeds(seed, 1, 1, evaluation=True)[0]) if sampled else None
-    seeds = choose_seeds(args, env, episodes, seed)
-    played = [play(subject, env, each, generator) for each in tqdm(seeds, "playing", leave=False, disable=None)]
+    read = memory_reader(env, args.env_id)
+    seeds = tqdm(choose_seeds(args, env, read, episodes, seed), "playing", leave=False, disable=None)
+    played = [play(subject, env, read, each, generator) for each in seeds]
     world, names = env.unwrapped, [str(action) for action in range(played[0].logits.shape[-1])]
     if isinstance(world, MiniGridEnv):
         names = [action.name for action in world.actions][: len(names)]

@@ -74,9 +74,9 @@ def memory_picture(state: np.ndarray, scale: np.ndarray, cell: int = 32) -> Imag
 def observation_picture(obs, space) -> np.ndarray:
     """What is shown where an environment draws no pictures, (height, width, 3) uint8: a bar for each number of the
     observation, or from 33 numbers on a square for each. Bounded numbers fill their half at the bound."""
-    values = np.asarray(obs, float).ravel()
     bound = np.maximum(np.abs(space.low), np.abs(space.high)).astype(float).ravel()
     known = np.isfinite(bound) & (bound > 0) & (bound < 1e6)
+    values = np.nan_to_num(np.asarray(obs, float).ravel())
     share = np.where(known, values / np.where(known, bound, 1), values / (1 + np.abs(values))).clip(-1, 1)
     if len(values) > 32:
         return np.kron(paint(on_grid(share), 1), np.ones((24, 24, 1), np.uint8))
@@ -124,7 +124,8 @@ def write_video(path: Path, episode, fps: float) -> None:
         return both
 
     size = picture(0).size
-    video = imageio_ffmpeg.write_frames(str(path), size, fps=fps, macro_block_size=2, output_params=["-threads", "1"])
+    options = {"macro_block_size": 2, "output_params": ["-threads", "1", "-preset", "veryfast"]}  # small in memory
+    video = imageio_ffmpeg.write_frames(str(path), size, fps=fps, **options)
     video.send(None)  # starts the encoder
     for t in (*range(len(episode.frames)), *[last + 1] * math.ceil(fps)):  # the end stands for a second
         video.send(picture(t, size).tobytes())
