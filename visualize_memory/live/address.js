@@ -18,7 +18,7 @@ function toAddress({ plan, cursor }) {
 /** {plan, t} of such an address; what is wrong in it or missing is as in `session.defaults`, t as the last change. */
 function fromAddress(text, session) {
   const { task, agent } = session, plan = session.defaults(), { options } = plan;
-  const within = (low, high) => value => (/^\d{1,6}$/.test(value) && +value >= low && +value <= high ? +value : undefined);
+  const within = (low, high) => v => (/^\d{1,6}$/.test(v) && +v >= low && +v <= high ? +v : undefined);
   const thing = value => (["key", "ball"].includes(value) ? value : undefined);
   const start = value => (/^(-?[\d.]+(,|$)){4}$/.test(value)
     ? value.split(",").map(v => Math.max(-0.2, Math.min(0.2, +v || 0))) : undefined);
@@ -30,10 +30,10 @@ function fromAddress(text, session) {
     const edit = [...OF_UNITS, ...OF_ALL].includes(name)
       && value.match(/^([\d,]*)@(\d{1,4})(-?)(?::(-?[\d.]+):(-?[\d.]+))?$/);
     if (edit) {
-      const units = edit[1].split(",").filter(Boolean).map(Number).filter(u => u < agent.H), all = OF_ALL.includes(name);
-      const set = name === "set" ? { h: Math.max(-1, Math.min(1, +edit[4] || 0)), c: +edit[5] || 0 } : {};
-      const change = { kind: name, units: all ? null : units, from: +edit[2], on: edit[3] === "-" || name === "hold", ...set };
-      if (all || units.length) plan.edits.push(change);
+      const [, list, from, dash, h, c] = edit, on = dash === "-" || name === "hold";
+      const units = OF_ALL.includes(name) ? null : (list.match(/\d+/g) || []).map(Number).filter(u => u < agent.H);
+      const set = name === "set" ? { h: Math.max(-1, Math.min(1, +h || 0)), c: +c || 0 } : {};
+      if (!units || units.length) plan.edits.push({ kind: name, units, from: +from, on, ...set });
     } else if (name === "moves") for (const [, at, letter] of value.matchAll(/(\d{1,4})([lrf])/g)) {
       if (LETTERS.indexOf(letter) < session.actions.length) plan.moves[at] = LETTERS.indexOf(letter);
     } else if (name === "draw") plan.draw = within(1, 999999)(value) ?? null;

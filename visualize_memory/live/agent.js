@@ -66,8 +66,10 @@ class Agent {
   /** Observation -> the network's input: one-hot for cells and direction, scaled either way. */
   read(obs) {
     const x = new Float32Array(this.scale.length);
-    if (this.offsets.length) obs.forEach((kind, n) => { x[this.offsets[n] + kind] = this.scale[this.offsets[n] + kind]; });
-    else obs.forEach((v, n) => { x[n] = Math.fround(v) * this.scale[n]; });
+    obs.forEach((value, n) => {
+      const at = this.offsets.length ? this.offsets[n] + value : n;
+      x[at] = this.scale[at] * (this.offsets.length ? 1 : Math.fround(value));
+    });
     return x;
   }
 
@@ -127,7 +129,8 @@ class Agent {
     const H = this.H, gradients = [];
     let dh = this.logitGradient(h, action), dc = new Float64Array(H);
     for (let t = steps.length - 1; t >= 0; t--) {
-      const { gates, tanh, lastC, features, pass, keep } = steps[t], d = new Float64Array(4 * H), before = new Float64Array(H);
+      const { gates, tanh, lastC, features, pass, keep } = steps[t];
+      const d = new Float64Array(4 * H), before = new Float64Array(H);
       for (let u = 0; u < H; u++) {
         const [i, f, g, o] = [gates[u], gates[u + H], gates[u + 2 * H], gates[u + 3 * H]];
         const toH = dh[u] * (pass ? pass.h[u] : 1);

@@ -1,8 +1,10 @@
 // The page: its state, buttons, keys, playing and the address. Needs all other files.
 
 const ICONS = {
-  play: "M4 2v12l10-6z", pause: "M3 2h4v12H3zM9 2h4v12H9z", forward: "M8 1 2 8h4v7h4V8h4z",
-  left: "M7 1v3h3a4 4 0 0 1 0 9H4v-2h6a2 2 0 0 0 0-5H7v3L2 5z", right: "M9 1v3H6a4 4 0 0 0 0 9h6v-2H6a2 2 0 0 1 0-5h3v3l5-4z",
+  first: "M2 2h2v12H2zM14 2v12L5 8z", back: "M11 2v12L3 8z", next: "M5 2v12l8-6z", play: "M4 2v12l10-6z",
+  pause: "M3 2h4v12H3zM9 2h4v12H9z", forward: "M8 1 2 8h4v7h4V8h4z",
+  left: "M7 1v3h3a4 4 0 0 1 0 9H4v-2h6a2 2 0 0 0 0-5H7v3L2 5z",
+  right: "M9 1v3H6a4 4 0 0 0 0 9h6v-2H6a2 2 0 0 1 0-5h3v3l5-4z",
   undo: "M7 2v3h2.5a4.5 4.5 0 0 1 0 9H4v-2h5.5a2.5 2.5 0 0 0 0-5H7v3L2 6z",
   link: "M6.5 9.5a3 3 0 0 1 0-4l2-2a3 3 0 0 1 4 4l-1 1-1-1 1-1a1.5 1.5 0 0 0-2-2l-2 2a1.5 1.5 0 0 0 0 2z" +
     "M9.5 6.5a3 3 0 0 1 0 4l-2 2a3 3 0 0 1-4-4l1-1 1 1-1 1a1.5 1.5 0 0 0 2 2l2-2a1.5 1.5 0 0 0 0-2z" };
@@ -157,8 +159,9 @@ function startLive(data) {
 
   // ---- buttons and keys
   const steering = { ArrowLeft: 0, ...(session.actions.length > 2 && { ArrowUp: 2 }), ArrowRight: 1 };
-  const clicks = { first: () => go(0), back: () => go(session.cursor - 1), next: () => go(session.cursor + 1), play, undo,
-    link: copyLink, marked: () => choose(marked), all: () => choose(session.agent.zero().keys()), none: () => choose([]),
+  const clicks = { play, undo, link: copyLink,
+    first: () => go(0), back: () => go(session.cursor - 1), next: () => go(session.cursor + 1),
+    marked: () => choose(marked), all: () => choose(session.agent.zero().keys()), none: () => choose([]),
     try: tryIt, new: fresh, close: () => { ui.guide = ""; changed(); } };
   const keys = { " ": play, ",": clicks.back, ".": clicks.next, Home: clicks.first, End: () => go(session.last()),
     m: clicks.marked, z: () => edit("zero"), f: () => edit("flip"), h: () => edit("hold"), u: undo, Backspace: undo };
@@ -180,14 +183,14 @@ function startLive(data) {
   $("l-slider").addEventListener("input", e => go(+e.target.value));
   units.forEach(canvas => listenToUnits(canvas, ui, changed));
   for (const canvas of [$("l-why"), ...plots.canvases]) {
-    const seek = e => go(Math.floor((e.clientX - canvas.getBoundingClientRect().left) / canvas.clientWidth * span(session)));
+    const seek = e => go(Math.floor(e.offsetX / canvas.clientWidth * span(session)));
     canvas.addEventListener("pointerdown", seek);
     canvas.addEventListener("pointermove", e => { if (e.buttons && e.pointerType === "mouse") seek(e); });
   }
   addEventListener("keydown", e => {
     if (document.body.dataset.mode !== "live" || e.ctrlKey || e.metaKey || e.altKey) return;
     if (["SELECT", "SUMMARY", "INPUT"].includes(e.target.tagName)) return;
-    if (e.key === " " && e.target.tagName === "BUTTON" && e.target.matches(":focus-visible")) return; // the button's own
+    if (e.key === " " && e.target.matches("button:focus-visible")) return; // the button's own
     if (!(e.key in steering) && !(e.key in keys)) return;
     e.preventDefault();
     if (e.key in steering) steer(steering[e.key]);
@@ -204,6 +207,7 @@ function startLive(data) {
   for (const e of all("[data-for]")) e.hidden = !e.dataset.for.split(" ").some(name => here.includes(name));
   const names = sizes.map(n => `<option value="${n}">S${n}${n === size ? " (this task)" : ""}</option>`);
   all("[data-option=size]")[0].innerHTML = names.join("");
+  for (const name of ["first", "back", "next"]) $(`l-${name}`).innerHTML = icon(name);
   $("l-undo").innerHTML = `${icon("undo")}<span>Undo</span>`;
   $("l-link").innerHTML = `${icon("link")}<span>Copy link</span>`;
   $("l-steer").innerHTML = Object.entries(steering).map(([key, a]) => `<button data-a="${a}" title="${key}" ` +
@@ -211,7 +215,9 @@ function startLive(data) {
   $("l-marked").textContent = `${marked.length} marked`;
   $("l-map-name").textContent = `by ${data.map.name}`;
   $("l-new").textContent = words.fresh || "";
-  Object.assign(all("[data-do=swap]")[0], { textContent: words.swap, title: `the state of ${words.other} and did the same` });
+  const swap = all("[data-do=swap]")[0];
+  swap.textContent = words.swap;
+  swap.title = `the state of ${words.other} and did the same`;
   if (innerWidth < 640) $("l-setup").open = false;
 
   /** Go where the address says; without one to the demonstration. */

@@ -1,22 +1,8 @@
 // Drawing: colours, canvases, and the world with the agent in it and its twin beside it.
-// Needs worlds.js and life.js (a session).
+// Needs worlds.js and life.js (a session), and replay.js: $, dark, css (-1 to 1 -> a colour), show (a number).
 
-const dark = matchMedia("(prefers-color-scheme: dark)");
-const LIGHT_STOPS = [[26, 74, 143], [91, 146, 205], [245, 244, 240], [236, 146, 83], [163, 61, 11]];
-const DARK_STOPS = [[120, 190, 255], [50, 104, 165], [36, 40, 47], [178, 98, 35], [255, 178, 102]];
 const inks = new Map();
 dark.addEventListener("change", () => inks.clear());
-const $ = id => document.getElementById(id);
-
-/** -1 to 1 -> a colour: blue below zero, orange above. */
-function tint(v) {
-  const stops = dark.matches ? DARK_STOPS : LIGHT_STOPS, x = Math.min(3.9999, Math.max(0, (v + 1) * 2)), i = Math.floor(x);
-  return `rgb(${stops[i].map((a, n) => Math.round(a + (stops[i + 1][n] - a) * (x - i)))})`;
-}
-
-function show(v, digits = 2) {
-  return v.toFixed(digits).replace("-", "−");
-}
 
 /** A custom property of the page's style. */
 function ink(name) {
@@ -170,7 +156,8 @@ function drawCartPole(canvas, session) {
     c.stroke();
   };
   for (const [of, ghost] of session.changed() ? [[twin, true], [life, false]] : [[life, false]]) {
-    const [position, speed, angle, turn] = of.at(Math.min(cursor, of.steps.length)).state, x = width / 2 + position * unit;
+    const [position, speed, angle, turn] = of.at(Math.min(cursor, of.steps.length)).state;
+    const x = width / 2 + position * unit;
     const tip = [x + unit * Math.sin(angle), ground - 16 - unit * Math.cos(angle)];
     c.setLineDash(ghost ? [6, 5] : []);
     c.strokeStyle = c.fillStyle = ink(ghost ? "ghost" : "accent");

@@ -1,8 +1,8 @@
-// A life: one episode of the agent in its world, step by step, with changes to its memory. The agent lives it twice, with
-// the changes and, as its twin, without them. A plan is all that a life depends on, and fits into the page's address.
+// A life: one episode of the agent in its world, step by step, with changes to its memory. The agent lives it twice,
+// with the changes and, as its twin, without them. A plan is all that a life depends on; it fits into the address.
 // Needs agent.js and worlds.js.
 
-const ACTIONS = { memory: ["left", "right", "forward"], maze: ["left", "right", "forward"], cartpole: ["left", "right"] };
+const ACTIONS = ["left", "right", "forward"]; // CartPole has the first two
 const OF_UNITS = ["zero", "flip", "hold", "set"], OF_ALL = ["swap", "wipe", "keep"]; // what can be done to a memory
 const HORIZON = 300; // steps that are lived ahead of the one that is shown
 
@@ -57,7 +57,8 @@ class Life {
     const chosen = this.forced ? this.forced(t) : plan.moves[t];
     const steered = chosen !== undefined && !this.forced;
     const sees = world.sees(obs);
-    const record = { ...step, t, obs, place, logits, probs, value: agent.value(step.h), action: chosen ?? action, steered, sees };
+    const record = { ...step, t, obs, place, logits, probs, steered, sees, action: chosen ?? action };
+    record.value = agent.value(step.h);
     record.reward = world.step(record.action);
     steps.push(record);
     if (world.over && !this.forced) this.end = { outcome: world.over, place: this.place() };
@@ -77,7 +78,7 @@ class Life {
     }
   }
 
-  /** The state at step t of an agent that did the same in another episode: the other cue, another goal, the mirrored start. */
+  /** The state at step t of an agent that did the same with the other cue, another goal, the mirrored start. */
   other(t) {
     const { options } = this.plan, flipped = { key: "ball", ball: "key" };
     this.donor ||= new Life(this.agent, this.task, { draw: null, moves: {}, edits: [], options: { ...options,
@@ -100,9 +101,11 @@ class Life {
   importance(t) {
     const { agent, steps } = this, now = steps[t];
     if (this.counted?.step === now) return this.counted.sizes;
-    const first = Math.max(0, t + 1 - Math.floor(1.5e7 / agent.input.weight.length / (1 + agent.H / agent.input.columns)));
+    const work = agent.input.weight.length + agent.recurrent.weight.length; // of a step
+    const first = Math.max(0, t + 1 - Math.floor(1.5e7 / work));
     const gradients = agent.backward(steps.slice(first, t + 1), now.h, now.action);
-    const lengths = gradients.map(d => Math.sqrt(d.reduce((sum, v) => sum + v * v, 0))), most = Math.max(...lengths, 1e-12);
+    const lengths = gradients.map(d => Math.sqrt(d.reduce((sum, v) => sum + v * v, 0)));
+    const most = Math.max(...lengths, 1e-12);
     const sizes = [...Array(first).fill(0), ...lengths.map(length => length / most)];
     this.counted = { step: now, sizes };
     return sizes;
@@ -114,19 +117,21 @@ class Session {
   constructor(data) {
     this.task = { ...data.world };
     if (data.world.table) {
-      const { obs, next, over, names, variables } = data.world.table, flat = decode(variables, Int16Array), n = names.length;
+      const { obs, next, over, names, variables } = data.world.table, n = names.length;
+      const flat = decode(variables, Int16Array);
       this.task.table = { obs: decode(obs, Uint8Array), next: decode(next, Uint16Array), over, names, index: new Map(),
         variables: over.map((_, k) => Array.from(flat.subarray(k * n, (k + 1) * n))) };
     }
     this.agent = new Agent(data.net);
-    this.actions = ACTIONS[this.task.kind];
+    this.actions = ACTIONS.slice(0, this.agent.actor.at(-1).rows);
     this.begin(this.defaults());
   }
 
   defaults() {
     const { kind, size } = this.task;
-    const options = { memory: { size, cue: "ball", upper: "ball", x: 2 }, maze: { size, seed: 1 }, cartpole: { start: [0, 0, 0.03, 0] } };
-    return { options: options[kind], draw: null, moves: {}, edits: [] };
+    const options = { memory: { size, cue: "ball", upper: "ball", x: 2 }, maze: { size, seed: 1 },
+      cartpole: { start: [0, 0, 0.03, 0] } }[kind];
+    return { options, draw: null, moves: {}, edits: [] };
   }
 
   begin(plan, cursor = 0) {
@@ -141,7 +146,7 @@ class Session {
     this.twin = new Life(this.agent, this.task, { ...this.plan, edits: [] });
   }
 
-  /** Show step t: both lives are lived to it now, and ahead of it for as long as there is time. True if that is done. */
+  /** Show step t: both lives are lived to it now, and ahead of it while there is time. True if that is done. */
   go(t, budget = 5) {
     const deadline = performance.now() + budget;
     for (const life of [this.life, this.twin]) life.extend(Math.max(0, t) + 1);
@@ -183,7 +188,7 @@ class Session {
 
   /** Change the memory at the cursor. units: null for all. */
   edit(kind, units, on, values = {}) {
-    const edit = { kind, units, from: Math.min(this.cursor, this.life.steps.length - 1), on: on || kind === "hold", ...values };
+    const edit = { kind, units, from: this.now().t, on: on || kind === "hold", ...values };
     const same = e => kind === "set" && e.kind === kind && e.from === edit.from && String(e.units) === String(units);
     const sliding = this.plan.edits.some(same); // the slider moves: still one change
     this.change(edit.from, plan => { plan.edits = [...plan.edits.filter(e => !same(e)), edit]; }, !sliding);
@@ -221,9 +226,11 @@ class Session {
     else starts.push(base.options);
     for (const k of [H / 2, H / 4, 3 * H / 4, H].map(Math.ceil)) for (const options of starts) {
       const plan = { ...base, options }, life = new Life(this.agent, this.task, plan).extend(500);
-      const t = kind === "memory" ? life.fork() - 1 : kind === "maze" ? 3 : 25, units = ranking.slice(0, k), on = kind !== "memory";
+      const t = { memory: life.fork() - 1, maze: 3, cartpole: 25 }[kind], on = kind !== "memory";
+      const units = ranking.slice(0, k);
       if (life.end?.outcome !== "success" || t < 0) continue;
-      const other = new Life(this.agent, this.task, { ...plan, edits: [{ kind: "zero", units, from: t, on }] }).extend(500);
+      const edits = [{ kind: "zero", units, from: t, on }];
+      const other = new Life(this.agent, this.task, { ...plan, edits }).extend(500);
       const fails = other.end && other.end.outcome !== "success";
       if (fails && (kind !== "memory" || other.steps.length < life.steps.length + 4)) return { plan, t, units, on };
     }

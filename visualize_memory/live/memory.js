@@ -17,22 +17,25 @@ function writes({ agent }, step) {
 function drawUnits(canvas, ui) {
   const { session, chosen, marked } = ui, { life, twin, cursor, agent } = session, { part } = canvas.dataset;
   const { rows, columns } = unitGrid(agent.H), step = session.now();
-  const { c, width } = fit(canvas, w => Math.round(w / columns * rows)), side = width / columns, gap = side > 8 ? 1.5 : 0.5;
+  const { c, width } = fit(canvas, w => Math.round(w / columns * rows));
+  const side = width / columns, size = side - (side > 8 ? 1.5 : 0.5);
   const other = session.changed() ? twin.steps[Math.min(cursor, twin.steps.length - 1)] : null;
   const values = part === "w" ? writes(session, step) : step[part];
   let scale = 1e-6;
-  for (const s of part === "w" ? [{ w: values }] : life.steps) for (const v of s[part]) scale = Math.max(scale, Math.abs(v));
+  for (const row of part === "w" ? [values] : life.steps.map(s => s[part])) {
+    for (const v of row) scale = Math.max(scale, Math.abs(v));
+  }
   if (part === "c") ui.most = Math.ceil(scale);
   const label = $(`l-scale-${part}`);
   if (label) label.textContent = `±${show(scale)}`;
   const edited = new Set(session.plan.edits.filter(e => e.from === step.t || (e.on && e.from < step.t))
     .flatMap(e => e.units || [...Array(agent.H).keys()]));
   for (let u = 0; u < agent.H; u++) {
-    const x = (u % columns) * side, y = Math.floor(u / columns) * side, size = side - gap;
-    c.fillStyle = tint(values[u] / scale);
+    const x = (u % columns) * side, y = Math.floor(u / columns) * side;
+    c.fillStyle = css(values[u] / scale);
     c.fillRect(x, y, size, size);
     if (other && part !== "w" && Math.abs(other[part][u] - values[u]) > 0.02 * scale) { // the twin's
-      c.fillStyle = tint(other[part][u] / scale);
+      c.fillStyle = css(other[part][u] / scale);
       c.fillRect(x + size * 0.55, y + size * 0.55, size * 0.45, size * 0.45);
       c.strokeStyle = ink("ghost");
       c.lineWidth = 1;
@@ -73,7 +76,8 @@ function listenToUnits(canvas, ui, changed) {
   };
   let drag = null;
   canvas.addEventListener("pointerdown", e => {
-    const u = drag = unitAt(e), adds = e.shiftKey || e.ctrlKey || e.metaKey || e.pointerType !== "mouse", had = ui.chosen.has(u);
+    const u = drag = unitAt(e), had = ui.chosen.has(u);
+    const adds = e.shiftKey || e.ctrlKey || e.metaKey || e.pointerType !== "mouse";
     if (u === null) return;
     if (!adds) ui.chosen = new Set(had && ui.chosen.size === 1 ? [] : [u]);
     else if (had) ui.chosen.delete(u);
@@ -101,9 +105,11 @@ function listenToUnits(canvas, ui, changed) {
 function aboutUnits({ session, chosen, marked, tells }) {
   const step = session.now(), action = session.actions[step.action], dot = '<span style="color:var(--mark)">●</span>';
   const other = session.changed() && session.twin.steps[step.t], signed = v => (v < 0 ? "" : "+") + show(v);
-  if (!chosen.size) return `${dot} the ${marked.length} units that tell ${tells} best. Choose some, by a click, shift or a drag.`;
-  if (chosen.size > 1) return `${chosen.size} units chosen: ${[...chosen].slice(0, 12).join(", ")}${chosen.size > 12 ? ", …" : ""}.`;
+  const some = `${[...chosen].slice(0, 12).join(", ")}${chosen.size > 12 ? ", …" : ""}`;
+  if (!chosen.size) return `${dot} ${marked.length} units that tell ${tells} best. Choose some by a click or a drag.`;
+  if (chosen.size > 1) return `${chosen.size} units chosen: ${some}.`;
   const [u] = chosen, told = writes(session, step)[u];
-  return `<b>Unit ${u}</b>: hidden ${show(step.h[u])}, cell ${show(step.c[u])}${other ? ` (twin ${show(other.h[u])}, ${show(other.c[u])})` : ""}. ` +
+  const twins = other ? ` (twin ${show(other.h[u])}, ${show(other.c[u])})` : "";
+  return `<b>Unit ${u}</b>: hidden ${show(step.h[u])}, cell ${show(step.c[u])}${twins}. ` +
     `It adds ${signed(told)} to “${action}”.`;
 }

@@ -56,7 +56,8 @@ function rule(c, x, height, colour, dash) {
 /** A bar for each step up to the present: how much it counts for the action about to be taken. */
 function drawWhy(canvas, session) {
   const { life, plan } = session, n = span(session), t = session.now().t;
-  const { c, width, height } = fit(canvas, () => (innerWidth < 640 ? 30 : 40)), X = s => 8 + s / Math.max(1, n - 1) * (width - 16);
+  const { c, width, height } = fit(canvas, () => (innerWidth < 640 ? 30 : 40));
+  const X = s => 8 + s / Math.max(1, n - 1) * (width - 16);
   const bar = Math.max(1, Math.min(30, (width - 16) / n * 0.72)), fork = life.fork();
   c.font = "10.5px system-ui";
   life.importance(t).forEach((v, s) => {
@@ -85,7 +86,7 @@ function drawMap(canvas, session, map) {
   const classes = map.colour.every(v => v === 0 || v === 1);
   c.globalAlpha = 0.55;
   map.points.forEach((p, n) => {
-    c.fillStyle = tint((classes ? 2 * map.colour[n] - 1 : Math.max(-1, Math.min(1, 1.5 * map.colour[n] / most))) * 0.7);
+    c.fillStyle = css((classes ? 2 * map.colour[n] - 1 : Math.max(-1, Math.min(1, 1.5 * map.colour[n] / most))) * 0.7);
     c.fillRect(...at(p).map(v => v - 1.2), 2.4, 2.4);
   });
   c.globalAlpha = 1;
@@ -108,12 +109,14 @@ function drawMap(canvas, session, map) {
 /** The plots over time: {canvases, draw}. Each has a title, its lines, and its range where that is fixed. */
 function makePlots(ui) {
   const { session } = ui, unit = () => [...ui.chosen].at(-1) ?? ui.marked[0];
-  const colours = session.actions.map((name, a) => `<span class="key"><i style="background:var(--c${a})"></i>${name}</span>`);
+  const key = (name, a) => `<span class="key"><i style="background:var(--c${a})"></i>${name}</span>`;
   const plots = [
     { title: () => "Value", lines: () => [[s => s.value, "accent"]], now: s => show(s.value) },
-    { title: () => "Probabilities", lines: () => session.actions.map((_, a) => [s => s.probs[a], `c${a}`]), range: [0, 1],
-      now: s => `${session.actions[s.action]} ${Math.round(100 * s.probs[s.action])} %`, keys: colours.join("") },
-    { title: () => `Unit ${unit()}, hidden`, lines: () => [[s => s.h[unit()], "c0"]], range: [-1, 1], now: s => show(s.h[unit()]) }];
+    { title: () => "Probabilities", keys: session.actions.map(key).join(""), range: [0, 1],
+      lines: () => session.actions.map((_, a) => [s => s.probs[a], `c${a}`]),
+      now: s => `${session.actions[s.action]} ${Math.round(100 * s.probs[s.action])} %` },
+    { title: () => `Unit ${unit()}, hidden`, range: [-1, 1], lines: () => [[s => s.h[unit()], "c0"]],
+      now: s => show(s.h[unit()]) }];
   $("l-plots").innerHTML = plots.map(({ keys = "" }) => '<div class="chart"><h2><b></b>' + keys +
     '<span class="now"></span></h2><div class="plot"><canvas></canvas></div></div>').join("");
   const charts = [...$("l-plots").children], canvases = charts.map(chart => chart.querySelector("canvas"));

@@ -9,10 +9,12 @@ const WORDS = {
   maze: {
     success: "✓ the goal", open: "nothing yet", tells: "where the goal is", fps: 6, fresh: "Another maze",
     swap: "Swap: another goal", other: "an agent in the same maze with another goal", thing: () => "goal",
-    guide: () => "This agent has to find the green goal, which it sees only from nearby.", dare: "watch it lose its way" },
+    guide: () => "This agent has to find the green goal, which it sees only from nearby.",
+    dare: "watch it lose its way" },
   cartpole: {
-    success: "✓ balances to the end", failure: "✗ the pole falls", open: "a pole that still stands", tells: "the velocities",
-    fps: 25, fresh: "Another start", swap: "Swap: mirrored start", other: "an agent that began mirrored",
+    success: "✓ balances to the end", failure: "✗ the pole falls", open: "a pole that still stands",
+    tells: "the velocities", fps: 25, fresh: "Another start",
+    swap: "Swap: mirrored start", other: "an agent that began mirrored",
     guide: () => "This agent sees where cart and pole are, never how fast they move.", dare: "watch the pole fall" } };
 
 function showGuide({ guide, marked, session }) {
@@ -20,10 +22,10 @@ function showGuide({ guide, marked, session }) {
   $("l-guide").hidden = !guide;
   $("l-guide").querySelector("p").textContent = {
     try: `${words.guide(session.plan.options.cue)} Zero ${count} and ${words.dare}.`,
-    done: "The hollow figure and the dashed lines are its twin, which kept its memory. Undo, choose units yourself, or " +
-      "steer with the arrow keys: what would happen is shown at once.",
-    free: "This agent lives in this page: let it play, or steer it with the arrow keys. Choose units of its memory and " +
-      "change them: what would happen is shown at once." }[guide];
+    done: "The hollow figure and the dashed lines are its twin, which kept its memory. " +
+      "Undo, choose units yourself, or steer with the arrow keys: what would happen is shown at once.",
+    free: "This agent lives in this page: let it play, or steer it with the arrow keys. " +
+      "Choose units of its memory and change them: what would happen is shown at once." }[guide];
   $("l-try").hidden = guide === "free";
   $("l-try").textContent = guide === "try" ? `Zero ${count}` : "Undo";
   $("l-close").textContent = guide === "try" ? "Not now" : "Got it";
@@ -50,12 +52,14 @@ function tell({ session }) {
   const steered = Object.keys(plan.moves).some(t => t >= cursor);
   const comes = over ? "It ended with" : steered ? "By your moves it comes to" : "By itself it comes to";
   const twins = '<span style="color:var(--ghost)">twin</span>';
-  $("l-fate").innerHTML = (over ? "" : `Now ${act(step)}${beside ? `, its twin ${act(beside)}` : ""}. `) + `${comes} ${fate(life)}` +
+  const next = over ? "" : `Now ${act(step)}${beside ? `, its twin ${act(beside)}` : ""}. `;
+  $("l-fate").innerHTML = `${next}${comes} ${fate(life)}` +
     (session.changed() ? `; its ${twins}, which keeps its memory, to ${fate(twin)}.` : ".");
   $("l-changes").innerHTML = plan.edits.map(({ kind, units, from, on }, n) => {
-    const which = !units ? "all" : units.length > 4 ? `${units.length} units` : `unit${units.length > 1 ? "s" : ""} ${units.join(", ")}`;
-    const what = kind === "keep" ? "forget nothing" : `${kind} ${which}`;
-    return `<button data-n="${n}" title="take it back">${what} ${on ? "from" : "at"} step ${from}${on ? " on" : ""} ✕</button>`;
+    const few = units?.length === 1 ? `unit ${units}` : `units ${units?.join(", ")}`;
+    const which = !units ? "all" : units.length > 4 ? `${units.length} units` : few;
+    const what = `${kind === "keep" ? "forget nothing" : `${kind} ${which}`} ${on ? "from" : "at"} step ${from}`;
+    return `<button data-n="${n}" title="take it back">${what}${on ? " on" : ""} ✕</button>`;
   }).join("");
   $("l-world").setAttribute("aria-label", `the world at step ${cursor}`);
 }

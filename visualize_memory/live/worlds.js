@@ -1,6 +1,6 @@
 // The worlds: MiniGrid's Memory, mazes, CartPole without velocities. Each is given its options and then stepped:
-// observe() -> numbers; step(action) -> reward, and sets over ("", "success", "failure", "time limit"); the place of the
-// agent for drawing. Needs no other file.
+// observe() -> numbers; step(action) -> reward, and sets over ("", "success", "failure", "time limit"). Needs no other
+// file.
 
 const EMPTY = 1, WALL = 2, KEY = 5, BALL = 6, GOAL = 8; // MiniGrid's numbers
 const COLOUR = { [WALL]: 5, [KEY]: 1, [BALL]: 1, [GOAL]: 1 };
@@ -86,9 +86,9 @@ class GridWorld {
 }
 
 class MemoryWorld extends GridWorld {
-  /** MiniGrid's MemoryEnv. options: {size (odd), end (the corridor's last column; size - 3), cue, upper ("key", "ball": the
-   *  object at the upper end of the fork), x}. task: {view, table, size}: for the corridors of the task itself states are
-   *  looked up in MiniGrid's own table; a corridor of another length is built by the rule that gives the same table. */
+  /** MiniGrid's MemoryEnv. options: {size (odd), end (the corridor's last column; size - 3), cue, upper ("key", "ball":
+   *  the object at the upper end of the fork), x}. task: {view, table, size}: for the corridors of the task itself
+   *  states are looked up in MiniGrid's own table; another length is built by the rule that gives the same table. */
   constructor(task, options) {
     const { size } = options, end = options.end || size - 3, middle = size >> 1, { put } = GridWorld.prototype;
     super(size, size, task.view, 5 * size * size, false);
@@ -101,7 +101,8 @@ class MemoryWorld extends GridWorld {
     this.put(1, middle - 1, kinds[cue]);
     this.put(end + 1, middle - 2, kinds[upper]);
     this.put(end + 1, middle + 2, kinds[other[upper]]);
-    Object.assign(this, { end, middle, fork: end + 1, x: options.x, y: middle, success: middle + (cue === upper ? -1 : 1) });
+    const success = middle + (cue === upper ? -1 : 1);
+    Object.assign(this, { end, middle, success, fork: end + 1, x: options.x, y: middle });
     if (task.table && size === task.size) {
       this.table = task.table;
       this.state = this.find();
