@@ -90,7 +90,7 @@ function startLive(data) {
   const go = t => act(() => session.go(t));
   const undo = () => act(() => session.undo());
   const steer = action => act(() => session.steer(action));
-  const alter = change => act(() => session.change(0, change));
+  const alter = change => act(() => session.change(change));
   const clear = plan => Object.assign(plan, { moves: {}, edits: [] });
   function edit(what, chosen = [...ui.chosen], values = {}) {
     const whole = OF_ALL.includes(what);

@@ -32,12 +32,10 @@ class Life {
 
   /** Forget the steps from t on: their plan has changed. */
   rewind(t) {
-    if (t < this.steps.length) {
-      Object.assign(this.world, this.steps[t].place, { over: "" });
-      this.steps.length = t;
-    }
-    this.end = null;
-    this.donor = null;
+    if (t >= this.steps.length) return;
+    Object.assign(this.world, this.steps[t].place, { over: "" });
+    this.steps.length = t;
+    this.end = this.donor = null;
   }
 
   next() {
@@ -66,8 +64,9 @@ class Life {
 
   change(step, edit, t) {
     step.pass ||= { h: new Float32Array(this.agent.H).fill(1), c: new Float32Array(this.agent.H).fill(1) };
-    if (edit.kind === "hold" && edit.from === t) this.held.set(edit, { h: step.h.slice(), c: step.c.slice() });
-    const held = this.held.get(edit), other = edit.kind === "swap" ? this.other(t) : null;
+    const name = JSON.stringify(edit);
+    if (edit.kind === "hold" && edit.from === t) this.held.set(name, { h: step.h.slice(), c: step.c.slice() });
+    const held = this.held.get(name), other = edit.kind === "swap" ? this.other(t) : null;
     for (const u of edit.units || step.h.keys()) for (const part of ["h", "c"]) {
       const value = step[part][u];
       const result = { zero: 0, wipe: 0, flip: -value, set: edit[part], swap: other?.[part][u],
@@ -110,6 +109,15 @@ class Life {
     this.counted = { step: now, sizes };
     return sizes;
   }
+}
+
+/** The first step at which two plans differ; Infinity if nowhere. */
+function firstDifference(a, b) {
+  if (JSON.stringify([a.options, a.draw]) !== JSON.stringify([b.options, b.draw])) return 0;
+  const [one, other] = [a, b].map(({ edits, moves }) => new Map([...edits.map(e => [JSON.stringify(e), e.from]),
+    ...Object.entries(moves).map(move => [String(move), +move[0]])]));
+  const only = (these, those) => [...these].filter(([what]) => !those.has(what)).map(([, t]) => t);
+  return Math.min(...only(one, other), ...only(other, one));
 }
 
 class Session {
@@ -169,20 +177,21 @@ class Session {
     return this.plan.edits.length > 0;
   }
 
-  /** Change the plan from step t on; undo takes it back. */
-  change(t, alter, keep = true) {
-    if (keep) this.past.push({ plan: structuredClone(this.plan), cursor: this.cursor });
+  /** Change the plan; undo takes it back. Both lives are lived again from the first step that it touches. */
+  change(alter, keep = true) {
+    const before = structuredClone(this.plan);
+    if (keep) this.past.push({ plan: before, cursor: this.cursor });
     alter(this.plan);
-    this.again(t);
+    this.again(before);
   }
 
-  /** Live the plan from step t on. */
-  again(t) {
-    if (t === 0) this.makeLives();
-    this.life.plan = this.plan;
-    this.twin.plan = { ...this.plan, edits: [] };
-    this.life.rewind(t);
-    this.twin.rewind(t);
+  again(before) {
+    const unchanged = plan => ({ ...plan, edits: [] });
+    if (firstDifference(unchanged(before), unchanged(this.plan)) === 0) this.makeLives();
+    for (const [life, was, plan] of [[this.life, before, this.plan], [this.twin, ...[before, this.plan].map(unchanged)]]) {
+      life.plan = plan;
+      life.rewind(firstDifference(was, plan));
+    }
     this.go(this.cursor);
   }
 
@@ -191,14 +200,14 @@ class Session {
     const edit = { kind, units, from: this.now().t, on: on || kind === "hold", ...values };
     const same = e => kind === "set" && e.kind === kind && e.from === edit.from && String(e.units) === String(units);
     const sliding = this.plan.edits.some(same); // the slider moves: still one change
-    this.change(edit.from, plan => { plan.edits = [...plan.edits.filter(e => !same(e)), edit]; }, !sliding);
+    this.change(plan => { plan.edits = [...plan.edits.filter(e => !same(e)), edit]; }, !sliding);
   }
 
   /** The reader does `action` at the cursor; what was steered later is forgotten. */
   steer(action) {
     const t = this.cursor;
     if (t >= this.life.steps.length) return;
-    this.change(t, plan => {
+    this.change(plan => {
       plan.moves = Object.fromEntries(Object.entries(plan.moves).filter(([s]) => s < t));
       plan.moves[t] = action;
     });
@@ -206,12 +215,10 @@ class Session {
   }
 
   undo() {
-    const before = this.past.pop();
-    if (!before) return false;
-    this.plan = before.plan;
-    this.cursor = before.cursor;
-    this.again(0);
-    return true;
+    const after = this.plan, before = this.past.pop();
+    if (!before) return;
+    Object.assign(this, before);
+    this.again(after);
   }
 
   /** A start and a step at which zeroing the units that tell most makes the agent fail: {plan, t, units, on}, or null.
