@@ -9,7 +9,7 @@ function toAddress({ plan, cursor }) {
   if (plan.draw !== null) parts.push(`draw=${plan.draw}`);
   if (steered.length) parts.push(`moves=${steered}`);
   for (const { kind, units, from, on, h, c } of plan.edits) {
-    const values = kind === "set" ? `:${+h.toFixed(3)}:${+c.toFixed(3)}` : "";
+    const values = kind === "set" ? [h, c].map(v => `:${v === undefined ? "" : +v.toFixed(3)}`).join("") : "";
     parts.push(`${kind}=${units || ""}@${from}${on ? "-" : ""}${values}`);
   }
   return [...parts, `t=${cursor}`].join("&");
@@ -28,11 +28,11 @@ function fromAddress(text, session) {
   let t;
   for (const [name, value] of new URLSearchParams(text)) {
     const edit = [...OF_UNITS, ...OF_ALL].includes(name)
-      && value.match(/^([\d,]*)@(\d{1,4})(-?)(?::(-?[\d.]+):(-?[\d.]+))?$/);
+      && value.match(/^([\d,]*)@(\d{1,4})(-?)(?::(-?[\d.]*):(-?[\d.]*))?$/);
     if (edit) {
       const [, list, from, dash, h, c] = edit, on = dash === "-" || name === "hold";
       const units = OF_ALL.includes(name) ? null : (list.match(/\d+/g) || []).map(Number).filter(u => u < agent.H);
-      const set = name === "set" ? { h: Math.max(-1, Math.min(1, +h || 0)), c: +c || 0 } : {};
+      const set = name === "set" ? { ...(h && { h: Math.max(-1, Math.min(1, +h || 0)) }), ...(c && { c: +c || 0 }) } : {};
       if (!units || units.length) plan.edits.push({ kind: name, units, from: +from, on, ...set });
     } else if (name === "moves") for (const [, at, letter] of value.matchAll(/(\d{1,4})([lrf])/g)) {
       if (LETTERS.indexOf(letter) < session.actions.length) plan.moves[at] = LETTERS.indexOf(letter);

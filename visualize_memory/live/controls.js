@@ -172,7 +172,7 @@ function startLive(data) {
   for (const id of ["l-h", "l-c"]) {
     $(id).addEventListener("input", () => {
       ui.sliding = true;
-      edit("set", [...ui.chosen], { h: +$("l-h").value, c: +$("l-c").value });
+      edit("set", [...ui.chosen], { [id.at(-1)]: +$(id).value });
     });
     $(id).addEventListener("change", () => { ui.sliding = false; });
   }
@@ -189,13 +189,14 @@ function startLive(data) {
   }
   addEventListener("keydown", e => {
     if (document.body.dataset.mode !== "live" || e.ctrlKey || e.metaKey || e.altKey) return;
-    if (["SELECT", "SUMMARY", "INPUT"].includes(e.target.tagName)) return;
+    if (e.target.matches("select, summary") || (e.target.matches("input") && e.key.length > 1)) return; // its own keys
     if (e.key === " " && e.target.matches("button:focus-visible")) return; // the button's own
     if (!(e.key in steering) && !(e.key in keys)) return;
     e.preventDefault();
     if (e.key in steering) steer(steering[e.key]);
     else keys[e.key]();
   });
+  addEventListener("change", e => { if (!e.target.matches(":focus-visible")) e.target.blur?.(); }); // arrows steer again
   addEventListener("resize", () => changed(false));
   dark.addEventListener("change", () => changed(false));
 
@@ -229,7 +230,7 @@ function startLive(data) {
     lookAhead(false);
     changed();
   }
-  return { ui, session, open, render };
+  return { ui, session, open, render, toAddress, fromAddress };
 }
 
 /** The page has two modes, live and replay; where the agent cannot live in it, only replay, and it says why. */

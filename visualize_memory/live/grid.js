@@ -39,7 +39,7 @@ function windowOf(world, x) {
 function drawGrid(canvas, session) {
   const { life, twin, cursor, task } = session, { world } = life, here = life.at(cursor);
   const { left, top, columns, rows } = windowOf(world, here.x), far = columns < world.width ? 22 : 0;
-  const { c, width, height } = fit(canvas, w => Math.round(Math.min(w / columns * rows, 420) + far));
+  const { c, width, height } = fit(canvas, w => Math.round(Math.min(w / columns * rows, 0.45 * innerHeight) + far));
   const side = Math.min(width / columns, (height - far) / rows), shift = (width - side * columns) / 2;
   const X = x => shift + (x - left) * side, Y = y => (y - top) * side;
   const looking = Object.assign(Object.create(world), here), lit = new Set();

@@ -7,7 +7,7 @@ const OF_UNITS = ["zero", "flip", "hold", "set"], OF_ALL = ["swap", "wipe", "kee
 const HORIZON = 300; // steps that are lived ahead of the one that is shown
 
 /** plan: {options (of the world), draw (null: most probable actions; or a seed), moves {step: action}, edits}.
- *  edit: {kind, units (null: all), from (the step), on (from here on, else that step only), h, c (for "set")}. */
+ *  edit: {kind, units (null: all), from (the step), on (from here on, else that step only), h, c ("set": one or both)}. */
 class Life {
   /** forced(t): the action of step t whatever the agent says, without an end. */
   constructor(agent, task, plan, forced = null) {
@@ -69,11 +69,11 @@ class Life {
     const held = this.held.get(name), other = edit.kind === "swap" ? this.other(t) : null;
     for (const u of edit.units || step.h.keys()) for (const part of ["h", "c"]) {
       const value = step[part][u];
-      const result = { zero: 0, wipe: 0, flip: -value, set: edit[part], swap: other?.[part][u],
+      const result = { zero: 0, wipe: 0, flip: -value, set: edit[part] ?? value, swap: other?.[part][u],
         hold: held?.[part][u], keep: value }[edit.kind];
       step[part][u] = result;
       if (edit.kind === "flip") step.pass[part][u] *= -1;
-      else if (edit.kind !== "keep" && !(edit.kind === "hold" && edit.from === t)) step.pass[part][u] = 0;
+      else if (result !== value || ["zero", "wipe"].includes(edit.kind)) step.pass[part][u] = 0;
     }
   }
 
@@ -197,10 +197,11 @@ class Session {
 
   /** Change the memory at the cursor. units: null for all. */
   edit(kind, units, on, values = {}) {
-    const edit = { kind, units, from: this.now().t, on: on || kind === "hold", ...values };
-    const same = e => kind === "set" && e.kind === kind && e.from === edit.from && String(e.units) === String(units);
-    const sliding = this.plan.edits.some(same); // the slider moves: still one change
-    this.change(plan => { plan.edits = [...plan.edits.filter(e => !same(e)), edit]; }, !sliding);
+    const from = this.now().t;
+    const same = e => kind === "set" && e.kind === kind && e.from === from && String(e.units) === String(units);
+    const sliding = this.plan.edits.find(same);
+    const edit = { ...sliding, kind, units, from, on: on || kind === "hold", ...values };
+    this.change(plan => { plan.edits = [...plan.edits.filter(e => e !== sliding), edit]; }, !sliding); // one change
   }
 
   /** The reader does `action` at the cursor; what was steered later is forgotten. */
