@@ -90,10 +90,11 @@ def test_what_is_written_holds_the_trace(shown):
     """The recurrence, fed the whole trace at once, gives what was noted step by step; page and frames show that."""
     trace, (agent, _) = np.load(shown / "trace.npz"), ppo_lstm_minigrid.load_agent(TRAINED)
     obs, dones = torch.from_numpy(trace["observations"]), torch.from_numpy(trace["dones"]).float()
-    for name, method in (("logits", agent.get_logits), ("values", agent.get_value), ("states", agent.get_states)):
-        found, noted = method(obs, agent.initial_state(1), dones), trace[name]
-        found, noted = found if name == "values" else found[0], noted[:, 0] if name == "states" else noted
-        np.testing.assert_allclose(found.detach(), noted, atol=1e-5)
+    hidden, _ = agent.get_states(obs, agent.initial_state(1), dones)
+    found = {"logits": agent.actor(hidden), "values": agent.critic(hidden)[:, 0], "states": hidden}
+    for name, values in found.items():
+        noted = trace[name][:, 0] if name == "states" else trace[name]
+        np.testing.assert_allclose(values.detach(), noted, atol=1e-5)
     ends = trace["terminated"] | trace["truncated"]
     assert ends.sum() == 3 and ends[-1] and trace["dones"].tolist() == [1, *ends[:-1]]
     code, data = parts_of(shown / "memory.html")

@@ -227,8 +227,8 @@ def play(subject: Subject, env: gym.Env, read, seed: int, generator=None) -> Epi
             episode.cue = ("key", "ball")[variables["cue"].item()]
         if episode.fork is None and at_fork(env_id, variables, 1)[0]:
             episode.fork = len(steps)
-        value = agent.get_value(x, state, done)
-        logits, state = agent.get_logits(x, state, done)
+        hidden, state = agent.get_states(x, state, done)
+        logits, value = agent.actor(hidden), agent.critic(hidden)
         probs = logits.softmax(-1)
         action = int(probs.argmax() if generator is None else torch.multinomial(probs, 1, generator=generator))
         obs, reward, *ends, _ = env.step(action + int(env.action_space.start))

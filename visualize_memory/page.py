@@ -134,7 +134,7 @@ def write_video(path: Path, episode, fps: float) -> None:
 
 def write_trace(path: Path, episodes: list) -> None:
     """All episodes one after the other: arrays whose first axis is the step, see `Episode`; `episode` (T,) counts them.
-    dones is 1 where an observation is an episode's first: `agent.get_logits(observations, zero state, dones)` replays
+    dones is 1 where an observation is an episode's first: `agent.get_states(observations, zero state, dones)` replays
     it."""
     names = ("observations", "states", "logits", "values", "actions", "rewards", "dones")
     columns = {name: np.concatenate([getattr(e, name) for e in episodes]) for name in names}
