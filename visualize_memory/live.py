@@ -78,10 +78,9 @@ def agrees(agent, net: dict, cells: int, memoryless: bool, steps: int = 24) -> b
     if cells:
         obs = rng.integers(0, highest, (steps, len(highest)), np.uint8)
     x, done = torch.from_numpy(obs), torch.eye(1, steps)[0]
-    logits, _ = agent.get_logits(x, agent.initial_state(1), done)
-    values = agent.get_value(x, agent.initial_state(1), done)[:, None]
-    found = forward(net, cells, memoryless, obs)
-    return all(np.allclose(f, real, atol=TOLERANCE) for f, real in zip(found, (logits, values), strict=True))
+    hidden, _ = agent.get_states(x, agent.initial_state(1), done)
+    heads = zip(forward(net, cells, memoryless, obs), (agent.actor, agent.critic), strict=True)
+    return all(np.allclose(found, head(hidden), atol=TOLERANCE) for found, head in heads)
 
 
 def world_of(env_id: str, view_size: int) -> dict | None:
@@ -108,7 +107,10 @@ def ranking_of(targets: list, hidden: np.ndarray) -> list[int]:
     """Units (H) by how well each alone follows the targets once they are out of view: its mean squared correlation."""
     told = np.zeros(hidden.shape[1])
     for target in targets:
-        x, y = (v[target.lag >= 1] - v[target.lag >= 1].mean(0) for v in (hidden, target.values))
+        later = target.lag >= 1
+        if not later.any():
+            continue
+        x, y = (v[later] - v[later].mean(0) for v in (hidden, target.values))
         told += ((x.T @ y) ** 2 / (np.outer((x**2).sum(0), (y**2).sum(0)) + 1e-12)).mean(1)
     return np.argsort(-told, kind="stable").tolist()
 

@@ -202,7 +202,7 @@ function startLive(data) {
 
   // ---- what does not change
   const { rows, columns } = unitGrid(session.agent.H), { size, random: anyLength } = session.task;
-  const sizes = [...new Set([7, 9, 13, 17, 33, 65, 129, 257, size])].sort((a, b) => a - b);
+  const sizes = [...new Set(session.task.view ? [7, 9, 13, 17, 33, 65, 129, 257, size] : [size])].sort((a, b) => a - b);
   all(".memory")[0].classList.toggle("square", columns < 1.5 * rows);
   const here = [kind, kind === "memory" && anyLength ? "random" : ""];
   for (const e of all("[data-for]")) e.hidden = !e.dataset.for.split(" ").some(name => here.includes(name));

@@ -130,8 +130,9 @@ function drawFigure(c, { x, y, direction }, colour, ghost, X, Y, side) {
 }
 
 function drawCartPole(canvas, session) {
-  const { life, twin, cursor } = session, { c, width, height } = fit(canvas, w => Math.round(w * 0.55));
-  const ground = height * 0.8, unit = width / 5.2;
+  const { life, twin, cursor } = session;
+  const { c, width, height } = fit(canvas, w => Math.round(Math.min(0.55 * w, 0.42 * innerHeight)));
+  const ground = height * 0.8, unit = Math.min(width / 5.2, height * 0.55);
   c.fillStyle = ink("floor");
   c.fillRect(0, 0, width, height);
   c.strokeStyle = ink("wall");
