@@ -196,7 +196,7 @@ function startLive(data) {
     if (e.key in steering) steer(steering[e.key]);
     else keys[e.key]();
   });
-  addEventListener("change", e => { if (!e.target.matches(":focus-visible")) e.target.blur?.(); }); // arrows steer again
+  addEventListener("change", e => { if (!e.target.matches(":focus-visible")) e.target.blur(); }); // arrows steer again
   addEventListener("resize", () => changed(false));
   dark.addEventListener("change", () => changed(false));
 
@@ -236,7 +236,7 @@ function startLive(data) {
 /** The page has two modes, live and replay; where the agent cannot live in it, only replay, and it says why. */
 (function startPage() {
   const data = JSON.parse($("live-data").textContent), buttons = document.querySelectorAll("#modes button");
-  const asked = () => (location.hash.startsWith("#live") ? location.hash.slice(1) : "");
+  const asked = () => (location.hash.startsWith("#live&") ? location.hash.slice(1) : "");
   let live;
   if (data.why) {
     $("why-not").textContent = `Replay only. ${data.why}`;

@@ -7,7 +7,7 @@ const OF_UNITS = ["zero", "flip", "hold", "set"], OF_ALL = ["swap", "wipe", "kee
 const HORIZON = 300; // steps that are lived ahead of the one that is shown
 
 /** plan: {options (of the world), draw (null: most probable actions; or a seed), moves {step: action}, edits}.
- *  edit: {kind, units (null: all), from (the step), on (from here on, else that step only), h, c ("set": one or both)}. */
+ *  edit: {kind, units (null: all), from (the step), on (from there on, else that step only); to "set": h, c or both}. */
 class Life {
   /** forced(t): the action of step t whatever the agent says, without an end. */
   constructor(agent, task, plan, forced = null) {
@@ -188,10 +188,12 @@ class Session {
   again(before) {
     const unchanged = plan => ({ ...plan, edits: [] });
     if (firstDifference(unchanged(before), unchanged(this.plan)) === 0) this.makeLives();
-    for (const [life, was, plan] of [[this.life, before, this.plan], [this.twin, ...[before, this.plan].map(unchanged)]]) {
+    const live = (life, was, plan) => {
       life.plan = plan;
       life.rewind(firstDifference(was, plan));
-    }
+    };
+    live(this.life, before, this.plan);
+    live(this.twin, unchanged(before), unchanged(this.plan));
     this.go(this.cursor);
   }
 

@@ -22,7 +22,8 @@ function drawUnits(canvas, ui) {
   const other = session.changed() ? twin.steps[Math.min(cursor, twin.steps.length - 1)] : null;
   const values = part === "w" ? writes(session, step) : step[part];
   let scale = 1e-6;
-  for (const row of part === "w" ? [values] : life.steps.map(s => s[part])) {
+  const shown = [...twin.steps, ...life.steps.slice(0, cursor + 1)];
+  for (const row of part === "w" ? [values] : shown.map(s => s[part])) {
     for (const v of row) scale = Math.max(scale, Math.abs(v));
   }
   if (part === "c") ui.most = Math.ceil(scale);

@@ -2,17 +2,19 @@
 
 const WORDS = {
   memory: {
-    success: "✓ the matching object", failure: "✗ the wrong object", open: n => `no end within ${n} steps`, tells: "the cue", fps: 3,
+    success: "✓ the matching object", failure: "✗ the wrong object", open: n => `no end within ${n} steps`,
+    tells: "the cue", fps: 3,
     swap: "Swap: the other cue", other: "an agent that saw the other cue", thing: plan => plan.options.cue,
     guide: cue => `This agent saw a ${cue} and is about to reach the fork, where nothing shows it which way is right.`,
     dare: "watch it turn the wrong way" },
   maze: {
-    success: "✓ the goal", open: n => `no end within ${n} steps`, tells: "where the goal is", fps: 6, fresh: "Another maze",
-    swap: "Swap: another goal", other: "an agent in the same maze with another goal", thing: () => "goal",
+    success: "✓ the goal", open: n => `no end within ${n} steps`, tells: "where the goal is", fps: 6,
+    fresh: "Another maze",    swap: "Swap: another goal", other: "an agent in the same maze with another goal", thing: () => "goal",
     guide: () => "This agent has to find the green goal, which it sees only from nearby.",
     dare: "watch it lose its way" },
   cartpole: {
-    success: "✓ balances to the end", failure: "✗ the pole falls", open: n => `a pole that still stands after ${n} steps`,
+    success: "✓ balances to the end", failure: "✗ the pole falls",
+    open: n => `a pole that still stands after ${n} steps`,
     tells: "the velocities", fps: 25, fresh: "Another start",
     swap: "Swap: mirrored start", other: "an agent that began mirrored",
     guide: () => "This agent sees where cart and pole are, never how fast they move.", dare: "watch the pole fall" } };
