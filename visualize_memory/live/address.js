@@ -24,7 +24,8 @@ function fromAddress(text, session) {
     ? value.split(",").map(v => Math.max(-0.2, Math.min(0.2, +v || 0))) : undefined);
   const odd = value => (value % 2 && task.view ? within(7, 257)(value) : undefined); // the whole grid has one size
   const readers = { memory: { cue: thing, upper: thing, size: odd, end: within(4, 254), x: within(1, 255) },
-    maze: { seed: within(0, 999999), size: within(task.size, task.size) }, cartpole: { start } }[task.kind];
+    maze: { seed: within(0, 999999), size: within(task.size, task.size), x: within(1, 99), y: within(1, 99) },
+    cartpole: { start } }[task.kind];
   let t;
   for (const [name, value] of new URLSearchParams(text)) {
     const edit = [...OF_UNITS, ...OF_ALL].includes(name)

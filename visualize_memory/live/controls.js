@@ -152,8 +152,17 @@ function startLive(data) {
     const draw = () => Math.round(10 * Math.random() - 5) / 100;
     alter(plan => {
       const { seed } = clear(plan).options;
-      Object.assign(plan.options, kind === "maze" ? { seed: seed + 1 } : { start: [draw(), draw(), draw(), draw()] });
+      const start = [draw(), draw(), draw(), draw()];
+      Object.assign(plan.options, kind === "maze" ? { seed: seed + 1, x: undefined } : { start });
     });
+    go(0);
+  }
+
+  /** Start in the cell that was clicked twice. */
+  function startAt([x, y]) {
+    const { world } = session.life;
+    if (world.at(x, y) !== EMPTY || (kind === "memory" && (y !== world.middle || x > world.end))) return;
+    alter(plan => Object.assign(clear(plan).options, kind === "memory" ? { x } : { x, y }));
     go(0);
   }
 
@@ -180,6 +189,7 @@ function startLive(data) {
     if (e.target.dataset.n) alter(plan => plan.edits.splice(e.target.dataset.n, 1));
   });
   $("l-steer").addEventListener("click", e => { if (e.target.dataset.a) steer(+e.target.dataset.a); });
+  $("l-world").addEventListener("dblclick", e => { if (kind !== "cartpole") startAt($("l-world").cellAt(e)); });
   $("l-slider").addEventListener("input", e => go(+e.target.value));
   units.forEach(canvas => listenToUnits(canvas, ui, changed));
   for (const canvas of [$("l-why"), ...plots.canvases]) {
@@ -216,6 +226,7 @@ function startLive(data) {
   $("l-marked").textContent = `${marked.length} marked`;
   $("l-map-name").textContent = `by ${data.map.name}`;
   $("l-new").textContent = words.fresh || "";
+  $("l-world").title = kind === "cartpole" ? "" : "double click a cell to start there";
   const swap = all("[data-do=swap]")[0];
   swap.textContent = words.swap;
   swap.title = `the state of ${words.other} and did the same`;

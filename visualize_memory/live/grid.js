@@ -42,6 +42,7 @@ function drawGrid(canvas, session) {
   const { c, width, height } = fit(canvas, w => Math.round(Math.min(w / columns * rows, 0.45 * innerHeight) + far));
   const side = Math.min(width / columns, (height - far) / rows), shift = (width - side * columns) / 2;
   const X = x => shift + (x - left) * side, Y = y => (y - top) * side;
+  canvas.cellAt = e => [left + Math.floor((e.offsetX - shift) / side), top + Math.floor(e.offsetY / side)];
   const looking = Object.assign(Object.create(world), here), lit = new Set();
   if (task.view) looking.visible().forEach((seen, n) => {
     if (seen) lit.add(looking.place(Math.floor(n / task.view), n % task.view).join());

@@ -7,7 +7,7 @@ const OF_UNITS = ["zero", "flip", "hold", "set"], OF_ALL = ["swap", "wipe", "kee
 const HORIZON = 300; // steps that are lived ahead of the one that is shown
 
 /** plan: {options (of the world), draw (null: most probable actions; or a seed), moves {step: action}, edits}.
- *  edit: {kind, units (null: all), from (the step), on (from there on, else that step only); to "set": h, c or both}. */
+ *  edit: {kind, units (null: all), from (the step), on (from there on, else at it only); for "set" h, c or both}. */
 class Life {
   /** forced(t): the action of step t whatever the agent says, without an end. */
   constructor(agent, task, plan, forced = null) {

@@ -9,7 +9,8 @@ const WORDS = {
     dare: "watch it turn the wrong way" },
   maze: {
     success: "✓ the goal", open: n => `no end within ${n} steps`, tells: "where the goal is", fps: 6,
-    fresh: "Another maze",    swap: "Swap: another goal", other: "an agent in the same maze with another goal", thing: () => "goal",
+    fresh: "Another maze", swap: "Swap: another goal", other: "an agent in the same maze with another goal",
+    thing: () => "goal",
     guide: () => "This agent has to find the green goal, which it sees only from nearby.",
     dare: "watch it lose its way" },
   cartpole: {

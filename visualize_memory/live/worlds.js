@@ -150,14 +150,17 @@ class MemoryWorld extends GridWorld {
 }
 
 class MazeWorld extends GridWorld {
-  /** envs.MazeEnv. options: {size, seed}, or {size, cells, x, y} as given; goal: moves the goal, to the `goal`-th
-   *  free cell. task.random: the maze's own size is from 6 up to `size`, the rest is wall. */
+  /** envs.MazeEnv. options: {size, seed}, or {size, cells, x, y} as given. x, y: where to start; goal: moves the
+   *  goal, to the `goal`-th free cell. task.random: the maze's own size is from 6 up to `size`, the rest is wall. */
   constructor(task, options) {
     super(options.size, options.size, task.view, task.max_steps, true);
     if (options.cells) {
       this.cells = Uint8Array.from(options.cells);
       [this.x, this.y] = [options.x, options.y];
-    } else this.build(task.random ? 6 + options.seed % (options.size - 5) : options.size, random(options.seed));
+      return;
+    }
+    this.build(task.random ? 6 + options.seed % (options.size - 5) : options.size, random(options.seed));
+    if (options.x !== undefined && this.at(options.x, options.y) === EMPTY) [this.x, this.y] = [options.x, options.y];
     if (options.goal !== undefined) {
       const own = this.x * this.height + this.y;
       const free = [...this.cells.keys()].filter(n => this.cells[n] === EMPTY && n !== own);
