@@ -1,8 +1,8 @@
-"""One of the processes that torchrun starts for test_ranks.py: `ranks.py FAULT SCRIPT FLAGS...` runs the script and leaves
-`rank{n}.pt`: of each step of the optimizer the minibatch, the gradients, and the weights after it.
+"""One of the processes that torchrun starts for test_ranks.py: `ranks.py FAULT SCRIPT FLAGS...` runs the script, and
+leaves `rank{n}.pt`: of each step of the optimizer the minibatch, the gradients, and the weights after it.
 
-FAULT is what happens to rank 1 in its 21st minibatch: `raises`, `dies`, `nan`, `dies once` (the first time that torchrun
-starts it) or `none`.
+FAULT is what happens to rank 1 in its 21st minibatch: `raises`, `dies`, `nan`, `dies once` (when torchrun starts it for
+the first time) or `none`.
 """
 
 import importlib

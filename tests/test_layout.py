@@ -16,7 +16,7 @@ NAMES = ("ppo_lstm_minigrid.py", "ppo_lstm_cartpole_novel.py")
 
 
 def lines(*patterns):
-    return [line for pattern in patterns for path in sorted(ROOT.glob(pattern)) for line in path.read_text().splitlines()]
+    return [line for pattern in patterns for path in ROOT.glob(pattern) for line in path.read_text().splitlines()]
 
 
 @pytest.mark.parametrize(("patterns", "limit"), [
@@ -79,9 +79,3 @@ def test_every_flag_has_help(script, capsys):
         assert field == "total_timesteps" or helps[field] in shown
     assert "rounded down" in shown
     assert "--total-steps" in shown
-
-
-@pytest.mark.parametrize("flag", [f"--num-{what}={n}" for what in ("envs", "steps") for n in (32, 64, 256)])
-def test_defaults_keep_dividing(script, flag):
-    args, _ = script.parse([flag, "--total-timesteps", "10000000"])
-    assert args.num_envs * args.num_steps % args.num_minibatches == 0

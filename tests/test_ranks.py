@@ -1,4 +1,4 @@
-"""One policy trained by two processes that torchrun starts (Gloo, CPU): they agree on everything, none waits for ever."""
+"""One policy trained by two processes that torchrun starts (Gloo, CPU): they agree on everything, none waits."""
 
 import glob
 import os
@@ -19,8 +19,8 @@ slow = pytest.mark.slow
 
 def torchrun(file, *flags, number=2, restarts=0):
     """The command."""
-    how = ["--standalone", f"--nproc-per-node={number}", f"--max-restarts={restarts}"]
-    return ["env", "OMP_NUM_THREADS=1", sys.executable, "-m", "torch.distributed.run", *how, ROOT / file, *map(str, flags)]
+    how = ["torch.distributed.run", "--standalone", f"--nproc-per-node={number}", f"--max-restarts={restarts}"]
+    return ["env", "OMP_NUM_THREADS=1", sys.executable, "-m", *how, ROOT / file, *map(str, flags)]
 
 
 def run(*inputs, **named):

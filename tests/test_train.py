@@ -82,8 +82,8 @@ def test_resume_of_gymnasiums_vector_environment_says_that_episodes_begin_again(
 def test_evaluation_of_memory_is_exact():
     """The same number as playing MiniGrid's own environment from every start, weighted by the start's probability."""
     script = ppo_lstm_minigrid
-    args = script.Args(env_id="MiniGrid-MemoryS7-v0", hidden_size=8, num_envs=32, num_steps=32, cuda=False, num_threads=1,
-                       total_timesteps=10 * 1024, eval_every=0, num_minibatches=4, learning_rate=5e-3)  # fmt: skip
+    args = script.Args(env_id="MiniGrid-MemoryS7-v0", hidden_size=8, num_envs=32, num_steps=32, num_minibatches=4,
+                       total_timesteps=10 * 1024, eval_every=0, learning_rate=5e-3, cuda=False)  # fmt: skip
     agent, results = script.train(args)
     result = results["eval"][args.env_id]["argmax"]
     assert result["exact"] and result["episodes"] == 16

@@ -1,10 +1,9 @@
-"""What the README promises of a run: killed, it resumes as if nothing had been; stopped, it saves; a fault leaves a whole
-checkpoint; neither logs nor the console end it; videos cost no memory."""
+"""What the README promises of a run: killed, it resumes as if nothing had been; stopped, it saves; a fault leaves a
+whole checkpoint; neither logs nor the console end it; videos cost no memory."""
 
 import glob
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import ROOT, cartpole_slowly, command, one, results_of, same, saved, spy, started, tiny
 
 import envs as task_envs
@@ -23,55 +21,32 @@ slow = pytest.mark.slow
 MOMENTS = int(os.environ.get("MOMENTS", "3"))  # how often each script is killed; MOMENTS=20 once in a while
 
 
-def output(command, **kwargs):
-    """stdout of a command that ends well."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, **kwargs)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 # ---- killed, resumed
 @slow
 def test_killed_at_any_moment_a_run_resumes_bit_for_bit(script):
-    """Lines of the script, files half written, files not yet renamed, any time at all: what is left is equal."""
+    """Files half written, files not yet renamed, any time at all: what is left is equal."""
     flags = tiny(script, "--eval-every", 2, "--save-every", 1, "--target-kl", 0.02, "--rand-move-eps", 0.1,
                  "--total-timesteps", 768, "--exp-name")  # fmt: skip
-    killed, name = [sys.executable, ROOT / "tests" / "killed.py"], ROOT / os.path.basename(script.__file__)
-    begin = time.time()
-    lines, files = map(int, output([*killed, "never", "0", name, *flags, "whole"]).split()[-2:])
-    seconds, expected, draw = time.time() - begin, saved(one("runs/*__whole__*")), random.Random(0)
-    assert len(expected[0]) == 13 and len(expected[1]["eval/success_rate"]) == 6 and files >= 12
+    draw, begin = random.Random(0), time.time()
+    assert script.main([*flags, "whole"]) == 0
+    seconds, expected = time.time() - begin, saved(one("runs/*__whole__*"))
+    assert len(expected[0]) == 13 and len(expected[1]["eval/success_rate"]) == 6
     for moment in range(MOMENTS):
-        how = ("line", "write", "time", "line", "rename")[moment % 5]
-        number = draw.randrange(1, lines if how == "line" else files)
-        pattern = f"runs/*__killed{moment}__*"
+        how, number, pattern = ("time", "write", "rename")[moment % 3], draw.randrange(1, 13), f"runs/*__{moment}__*"
         if how == "time":
-            process = started(command(script, *flags, f"killed{moment}"), f"{pattern}/agent.pt")
-            time.sleep(draw.uniform(0, seconds / 4))
+            process = started(command(script, *flags, moment), f"{pattern}/agent.pt")
+            time.sleep(draw.uniform(0, seconds))
             process.kill()
             process.communicate()
         else:
-            done = subprocess.run([*killed, how, str(number), name, *flags, f"killed{moment}"], capture_output=True)
+            killed = [sys.executable, ROOT / "tests/killed.py", how, str(number), ROOT / f"{script.__name__}.py"]
+            done = subprocess.run([*killed, *flags, str(moment)], capture_output=True)
             assert done.returncode == -signal.SIGKILL, done.stderr
         if not glob.glob(f"{pattern}/results.json"):
-            output(command(script, "--resume", one(f"{pattern}/agent.pt")))
+            done = subprocess.run(command(script, "--resume", one(f"{pattern}/agent.pt")), capture_output=True)
+            assert done.returncode == 0, (how, number, done.stderr)
         for part, (a, b) in enumerate(zip(expected, saved(one(pattern)), strict=True)):
             assert a.keys() == b.keys() and all(same(a[key], b[key]) for key in a), (how, number, part)
-
-
-@slow
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler")
-def test_a_compiled_run_equals_itself_when_resumed_and_the_eager_one_within_tolerance(script):
-    flags = tiny(script, "--save-every", 2, "--exp-name")
-    for more in (["eager"], ["first", "--compile"], ["again", "--compile"]):
-        output(command(script, *flags, *more))
-    eager, first, again = (saved(one(f"runs/*__{name}__*")) for name in ("eager", "first", "again"))
-    assert same(first, again)
-    os.remove(one("runs/*__again__*/results.json"))
-    output(command(script, "--resume", one("runs/*__again__*/agent_128.pt")))
-    assert same(first, saved(one("runs/*__again__*")))
-    for name, value in eager[0]["agent.pt"]["agent"].items():
-        torch.testing.assert_close(first[0]["agent.pt"]["agent"][name], value, rtol=1e-3, atol=1e-4)
 
 
 # ---- signals; that a run which they stop is saved and resumes exactly is in test_train.py
@@ -162,8 +137,8 @@ def test_logs_that_fail_do_not_end_the_run(script, monkeypatch):
     from torch.utils.tensorboard import SummaryWriter
 
     with monkeypatch.context() as patch, pytest.warns(UserWarning, match="No space left"):
-        for owner, names in ((SummaryWriter, "add_scalar add_text flush close"), (wandb, "init log define_metric finish"),
-                             (task_envs, "record_videos"), (tqdm.tqdm, "write"), (sys.stdout, "write flush")):  # fmt: skip
+        for owner, names in {SummaryWriter: "add_scalar add_text flush close", wandb: "init log define_metric finish",
+                             task_envs: "record_videos", tqdm.tqdm: "write", sys.stdout: "write flush"}.items():
             for name in names.split():
                 patch.setattr(owner, name, full_disk)
         assert script.main(tiny(script, "--total-timesteps", 128, "--track")) == 0
@@ -185,10 +160,9 @@ def test_no_console_ends_a_run(script, kinds):
     for kind in kinds:
         os.mkdir(kind)
         line = CONSOLES[kind].format(" ".join(command(script, *tiny(script, "--total-timesteps", 128))))
-        processes.append(subprocess.Popen(["bash", "-c", line], cwd=kind, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        processes.append(subprocess.Popen(["bash", "-c", line], cwd=kind))
     for kind, process in zip(kinds, processes, strict=True):
-        _, err = process.communicate(timeout=100)
-        assert process.returncode == 0 and one(f"{kind}/runs/*/results.json"), (kind, err)
+        assert process.wait(100) == 0 and one(f"{kind}/runs/*/results.json"), kind
     assert "größe" in one("ascii/runs/*")
 
 
