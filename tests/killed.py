@@ -1,5 +1,5 @@
-"""`python killed.py HOW N SCRIPT FLAGS...`: a script that kills itself with SIGKILL. HOW is `write`: in the middle of the
-N-th file after its first agent.pt, or `rename`: before that file gets its name."""
+"""`python killed.py HOW N SCRIPT FLAGS...`: a script that kills itself with SIGKILL. HOW is `write`: in the middle of
+the N-th file after its first agent.pt, or `rename`: before that file gets its name."""
 
 import os
 import runpy
