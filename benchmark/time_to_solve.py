@@ -1,0 +1,111 @@
+"""Minutes of training until the exact success rate is 0.97: this project's script beside sb3-contrib's RecurrentPPO.
+
+    python benchmark/time_to_solve.py --seeds 1-3 -o benchmark/results/time_to_solve.json       # up to an hour a run
+    python benchmark/time_to_solve.py --sides ours -- --env-id MiniGrid-MemoryS17Random-v0
+
+Sides: ours; sb3-same, with our flags as far as it has them; sb3-own, its own defaults on eight environments. All are
+evaluated by the script's `evaluate`, argmax from every start of a Memory task, as often in steps as our flags say. One
+thread each, one run after another. The minutes leave out start-up and evaluation. benchmark/requirements.txt has sb3.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from run import commit, parse_seeds, split_argv
+from throughput import call, log_to, machine, parse_flags, sb3_model
+
+SIDES = ("ours", "sb3-same", "sb3-own")
+
+
+def solve(side: str, flags: list[str], target: float, most: float) -> dict:
+    """-> "minutes" and "steps" until the target was reached, and the "best" success rate; `most` minutes are tried."""
+    script, args = parse_flags(flags)
+    result = {"minutes": None, "best": 0.0}
+
+    def evaluated(success: float, steps: int, seconds: float) -> bool:
+        """-> whether it ends here."""
+        result["best"] = max(result["best"], success)
+        if success >= target - 1e-6 and not result["minutes"]:  # a log holds 32-bit numbers
+            result.update(minutes=seconds / 60, steps=steps)
+        return bool(result["minutes"]) or seconds > 60 * most
+
+    if side != "ours":
+        solve_with_sb3(script, args, side == "sb3-same", evaluated)
+        return result
+    stop, logged = [], {}
+
+    def add_scalar(name, value, step):
+        logged[name] = value
+        if name == "eval/success_rate" and evaluated(value, step, step / logged["charts/SPS"]):
+            stop.append(signal.SIGTERM)
+
+    log_to(add_scalar)
+    os.mkdir("run")
+    script.train(args, run_dir="run", stop=stop)
+    return result
+
+
+def solve_with_sb3(script, args, same_flags: bool, evaluated) -> None:
+    import numpy as np
+    import torch
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    torch.set_num_threads(args.num_threads)
+    model, one_hot = sb3_model(args, args.num_envs if same_flags else 8, same_flags)
+
+    class Player:  # what `evaluate` asks of an agent
+        def initial_state(self, number):
+            return None
+
+        def act(self, x, state, done, generator=None):
+            views = np.stack([one_hot(view) for view in x.numpy()])
+            actions, state = model.predict(views, state, done.bool().numpy(), deterministic=generator is None)
+            return torch.from_numpy(actions), state
+
+    class Evaluations(BaseCallback):
+        began, last, over = time.perf_counter(), 0, False
+
+        def _on_rollout_start(self):
+            now, success = time.perf_counter(), 0.0
+            if self.num_timesteps - self.last >= args.eval_every * args.num_envs * args.num_steps:
+                self.last = self.num_timesteps
+                success = script.evaluate(Player(), args, args.env_id, "cpu")["argmax"]["success_rate"]
+            self.over = evaluated(success, self.num_timesteps, now - self.began)
+            self.began += time.perf_counter() - now  # the clock stands while it evaluates
+
+        def _on_step(self):
+            return not self.over
+
+    model.learn(args.total_timesteps if same_flags else 10**12, Evaluations())
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--seeds", type=parse_seeds, default=[1, 2, 3], help="1-3")
+    parser.add_argument("--target", type=float, default=0.97, help="the exact success rate to reach (0.97)")
+    parser.add_argument("--limit", type=float, default=60.0, help="minutes of training at most (60)")
+    parser.add_argument("-o", "--out", type=Path, help="JSON file for the results")
+    argv, flags = split_argv(argv)
+    options, rows = parser.parse_args(argv), []
+    for seed, side in ((seed, side) for seed in options.seeds for side in options.sides):
+        row = call("time_to_solve", "solve", 120 * options.limit + 120, side=side, flags=[*flags, "--seed", str(seed)],
+                   target=options.target, most=options.limit)  # fmt: skip
+        text = f"not in {options.limit:g} minutes or its budget (best {row.get('best')})"
+        text = row.get("error") or (f"{row['minutes']:.2f} minutes, {row['steps']:,} steps" if row["minutes"] else text)
+        print(f"{side:<9} seed {seed}: {text}", flush=True)
+        rows.append({"side": side, "seed": seed, **row})
+        if options.out:
+            record = {"date": time.strftime("%Y-%m-%d"), "commit": commit(), "machine": machine(), "flags": flags,
+                      "target": options.target, "limit": options.limit, "rows": rows}  # fmt: skip
+            options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return int(any("error" in row for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
