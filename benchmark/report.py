@@ -1,4 +1,4 @@
-"""Run folders -> tables, learning curves and performance profiles.
+"""Run folders -> tables, learning curves and performance profiles; report.md says what they show.
 
     python benchmark/report.py runs                # your runs -> runs/report/ (or -o DIR)
     python benchmark/report.py runs --publish      # into benchmark/results/raw/, then all that follows from these files
@@ -6,11 +6,7 @@
 
 A row is what runs of the same script and flags share, whatever they are called; their seeds are its sample, and the same
 flags with --memoryless are its control. A run that cannot be read is named and left out. Nothing is written before all
-has been computed. --publish also fills the README's table between "<!-- results: ROW ROW ... -->" and "<!-- /results -->".
-
-IQM: the mean of the middle half of the seeds (scipy's trim_mean, which cuts int(n / 4) values at each end: one of 5, two
-of 10, none of 3). Intervals: 95 % percentile bootstrap over seeds, within each task where tasks are pooled. Minutes:
-training steps / SPS, which leaves out start-up, evaluation, saving and, in a resumed run, the pause.
+has been computed. --publish also fills the README's table between <!-- results: ROW ROW ... --> and <!-- /results -->.
 """
 
 import argparse
@@ -29,8 +25,7 @@ import numpy as np
 from run import INCIDENTAL, ROOT, load_script, words
 from scipy.stats import trim_mean
 
-METRICS = ("success_rate", "episodic_return", "episodic_length")
-MARKS = {  # what a task is measured by, and its marks; the first is the table's. The first pattern that fits an id counts
+MARKS = {  # what a task is measured by, and its marks, the table's first. The first pattern that fits an id counts
     "CartPole*": ("episodic_return", (475.0, 500.0)),
     "MiniGrid-CustomMaze*": ("success_rate", (0.95, 0.98)),
     "MiniGrid-ObstructedMaze*": ("success_rate", (0.9, 0.98)),
@@ -71,8 +66,8 @@ def interval(samples: list, statistic, resamples: int = 5_000) -> tuple | None:
 
 def with_interval(samples: list, statistic, digits: int) -> str:
     bounds = interval(samples, statistic)
-    text = f"{statistic([np.asarray(values) for values in samples]):,.{digits}f}"
-    return text if bounds is None else f"{text} [{bounds[0]:,.{digits}f}, {bounds[1]:,.{digits}f}]"
+    numbers = [f"{value:,.{digits}f}" for value in (statistic([np.asarray(v) for v in samples]), *(bounds or ()))]
+    return "{} [{}, {}]".format(*numbers) if bounds else numbers[0]
 
 
 def steps_to_mark(steps, values, mark: float) -> float:
@@ -88,7 +83,7 @@ def read_run(folder: str) -> dict | None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     results = json.loads(Path(folder, "results.json").read_text(encoding="utf-8"))
-    args = results["args"]
+    args, note = results["args"], Path(folder, "command.txt")  # the runner's, a line for each time that it was started
     if args["eval_only"]:
         return None
     if not any("tfevents" in name for name in os.listdir(folder)):
@@ -100,20 +95,17 @@ def read_run(folder: str) -> dict | None:
     curves = {}
     for env_id in results["eval"]:
         suffix = "" if env_id == args["env_id"] else f"/{env_id}"
-        if suffix and f"eval/success_rate{suffix}" not in events.Tags()["scalars"]:
-            continue
         steps = [e.step for e in events.Scalars(f"eval/success_rate{suffix}")]
-        curve = {"step": steps, "seconds": [round(float(s), 1) for s in np.interp(steps, *zip(*speed, strict=True))]}
-        for mode, prefix in (("argmax", "eval"), ("sampled", "eval_sampled")):
-            for metric in METRICS:
-                curve[f"{mode}/{metric}"] = [round(e.value, 6) for e in events.Scalars(f"{prefix}/{metric}{suffix}")]
-        curves[env_id] = curve
-    note = Path(folder, "command.txt")  # the runner's, a line for each time that it was started or resumed
-    lines = note.read_text(encoding="utf-8").splitlines() if note.is_file() else []
+        seconds = [round(float(s), 1) for s in np.interp(steps, *zip(*speed, strict=True))]
+        curves[env_id] = {"step": steps, "seconds": seconds} | {
+            f"{mode}/{metric}": [round(e.value, 6) for e in events.Scalars(f"{prefix}/{metric}{suffix}")]
+            for mode, prefix in (("argmax", "eval"), ("sampled", "eval_sampled"))
+            for metric in ("success_rate", "episodic_return", "episodic_length")}
+    commits = [line.split(":")[0] for line in note.read_text(encoding="utf-8").splitlines()] if note.is_file() else []
     return {
         "row": args["exp_name"], "env_id": args["env_id"], "seed": args["seed"], "script": results.get("script", before),
         "args": {k: v for k, v in args.items() if k not in (INCIDENTAL | {"seed", "exp_name"}) - {"num_threads"}},
-        "commits": list(dict.fromkeys(line.split(":")[0] for line in lines)), "global_step": results["global_step"],
+        "commits": list(dict.fromkeys(commits)), "global_step": results["global_step"],
         "SPS": round(results["SPS"], 1), "training_seconds": round(results["global_step"] / results["SPS"], 1),
         "final": results["eval"], "curves": curves}  # fmt: skip
 
@@ -129,9 +121,9 @@ def collect(folders: list[str]) -> tuple[list[dict], int]:
     for folder in folders:
         if not os.path.isdir(folder):
             raise SystemExit(f"error: there is no folder {folder}")
-    paths = {os.path.realpath(path) for folder in folders for path, _, files in os.walk(folder) if "results.json" in files}
+    found = {os.path.realpath(path) for folder in folders for path, _, files in os.walk(folder) if "results.json" in files}
     records, bad = [], 0
-    for path in sorted(paths, key=lambda path: os.path.getmtime(os.path.join(path, "results.json"))):
+    for path in sorted(found, key=lambda path: os.path.getmtime(f"{path}/results.json")):
         try:
             record = read_run(path)
             records += [record] if record else []
@@ -165,21 +157,21 @@ class Row:
         return [r["curves"][self.env_id] for r in self.records]
 
     def held(self, mark: float) -> list[str]:
-        """Solved n/N, median, fastest and slowest that solved (M steps), median minutes. Never is infinity to the median."""
+        """Solved n/N, median, fastest and slowest that solved (M steps), median minutes. Never counts as infinity."""
         steps = [steps_to_mark(c["step"], c[f"argmax/{self.metric}"], mark) for c in self.curves()]
-        seconds = [np.interp(s, c["step"], c["seconds"]) if s < math.inf else s
+        minutes = [np.interp(s, c["step"], c["seconds"]) / 60 if s < math.inf else s
                    for s, c in zip(steps, self.curves(), strict=True)]  # fmt: skip
         solved = [s / 1e6 for s in steps if s < math.inf]
+        spread = f"{min(solved):.3g} to {max(solved):.3g}" if solved else "-"
         with np.errstate(invalid="ignore"):
-            middle, minutes = np.median(steps) / 1e6, np.median(seconds) / 60
-        return [f"{len(solved)}/{self.n}", f"{middle:.3g}" if middle < math.inf else "never",
-                f"{min(solved):.3g} to {max(solved):.3g}" if solved else "-",
-                f"{minutes:.1f}" if minutes < math.inf else "never"]  # fmt: skip
+            middle = f"{np.median(steps) / 1e6:.3g}", f"{np.median(minutes):.1f}"
+        middle = ["never" if text in ("inf", "nan") else text for text in middle]
+        return [f"{len(solved)}/{self.n}", middle[0], spread, middle[1]]
 
     def command(self) -> str:
         """What to type for a run of this row, but for the seed, as the run itself has noted it."""
         args = {k: v for k, v in self.first["args"].items() if k not in ("num_threads", "cudagraphs")}
-        path = ROOT / self.first["script"]  # a copy that is elsewhere: its defaults are not known, so all flags are shown
+        path = ROOT / self.first["script"]  # of a copy that is elsewhere the defaults are not known: all flags are shown
         return shlex.join(["python", path.name, *words(load_script(path) if path.is_file() else None, args)])
 
 
@@ -209,18 +201,20 @@ def tables(rows: list[Row], notes: str) -> str:
     main, marks, pooled, elsewhere = [], [], [], []
     controls = [row.control for row in rows]
     for row in rows:
-        if not row.is_control or row.held(row.marks[0])[0][0] != "0":
+        (solved, middle, spread, _), control = row.held(row.marks[0]), row.control
+        if not row.is_control or solved[0] != "0":
             marks += [[row.name, f"{mark:g}", *row.held(mark)] for mark in row.marks]
-        elsewhere += [[row.name, env_id, str(row.n), row.iqm("argmax", env_id), row.worst(env_id), row.iqm("sampled", env_id)]
-                      for env_id in row.first["final"] if env_id != row.env_id]  # fmt: skip
+        for env_id in row.first["final"].keys() - {row.env_id}:
+            both = row.iqm("argmax", env_id), row.worst(env_id), row.iqm("sampled", env_id)
+            elsewhere.append([row.name, env_id, str(row.n), *both])
         if row in controls:
             continue
-        (solved, middle, spread, _), control = row.held(row.marks[0]), row.control
         main.append([
-            row.name, f"`{row.command()}`".replace("|", "\\|"), str(row.n), row.metric.removeprefix("episodic_"), row.iqm(),
-            row.worst(), row.iqm("sampled"), f"{middle} ({spread}), {solved} at {row.marks[0]:g}",
-            f"{row.first['global_step'] / 1e6:.2f}", f"{np.median([r['training_seconds'] for r in row.records]) / 60:.1f}",
-            f"{np.median([r['SPS'] for r in row.records]):,.0f}", f"{control.iqm()} (n = {control.n})" if control else "-",
+            row.name, f"`{row.command()}`".replace("|", "\\|"), str(row.n), row.metric.removeprefix("episodic_"),
+            row.iqm(), row.worst(), row.iqm("sampled"), f"{middle} ({spread}), {solved} at {row.marks[0]:g}",
+            *(f"{np.median([r[name] / unit for r in row.records]):,.{digits}f}" for name, unit, digits in
+              (("global_step", 1e6, 2), ("training_seconds", 60, 1), ("SPS", 1, 0))),
+            f"{control.iqm()} (n = {control.n})" if control else "-",
             with_interval([row.final(), control.final()], improvement, 2) if control else "-"])
     for name, members in POOLED.items():
         tasks = [row for row in rows if row.name in members]
@@ -229,18 +223,16 @@ def tables(rows: list[Row], notes: str) -> str:
                 both = [with_interval([row.final(mode) for row in several], iqm, 3) for mode in ("argmax", "sampled")]
                 pooled.append([name, kind, str(len(several)), str(sum(row.n for row in several)), *both])
     commits = sorted({commit for row in rows for record in row.records for commit in record["commits"]})
-    head = (Path(__file__).parent / "report.md").read_text(encoding="utf-8")  # what the tables say
-    text = f"{head}\nThe runs' commits: {', '.join(commits) or 'unknown'}.\n\n{notes}\n"
+    text = (Path(__file__).parent / "report.md").read_text(encoding="utf-8")
+    text += f"\nCommits of the runs: {', '.join(commits) or 'unknown'}.\n\n{notes}\n"
     text += markdown("task | command | seeds | measure | argmax: IQM | worst | sampled: IQM | M steps to mark | M steps | "
                      "minutes | steps/s | control, argmax | better", main)  # fmt: skip
-    text += "\n## Steps to each mark\n\nControls that are not listed never held the first mark.\n\n"
-    text += markdown("task | mark | solved | median, M steps | fastest to slowest | median, minutes", marks)
-    if pooled:
-        text += "\n## Tasks pooled\n\nSeeds are drawn again within each task.\n\n"
-        text += markdown("tasks | agent | of them | runs | argmax: IQM | sampled: IQM", pooled)
-    if elsewhere:
-        text += "\n## On environments never trained on\n\n"
-        text += markdown("agents | tested on | seeds | argmax: IQM | worst | sampled: IQM", elsewhere)
+    for title, header, lines in (
+        ("Steps to each mark", "task | mark | solved | median, M steps | fastest to slowest | median, minutes", marks),
+        ("Tasks pooled", "tasks | agent | of them | runs | argmax: IQM | sampled: IQM", pooled),
+        ("On environments never trained on", "agents | tested on | seeds | argmax: IQM | worst | sampled: IQM", elsewhere),
+    ):
+        text += f"\n## {title}\n\n{markdown(header, sorted(lines) if lines is elsewhere else lines)}" if lines else ""
     return text + "\n## Pictures\n" + "".join(f"\n![{axis}]({name})\n" for axis, name in PICTURES.items())
 
 
@@ -265,7 +257,7 @@ def picture(rows: list[Row], axis: str) -> bytes:
             _, colour, style = KINDS[one.is_control]
             if axis == "final":
                 points = np.linspace(0, top, 201)
-                values = np.array([np.array(one.final()) >= point - 1e-9 for point in points], dtype=float)  # (points, seeds)
+                values = (np.array(one.final()) >= points[:, None] - 1e-9).astype(float)  # (points, seeds)
                 middle, bounds = values.mean(-1), interval([values], lambda drawn: drawn[0].mean(-1), 500)
             else:
                 runs = [(np.array(c[axis]) / unit, np.array(c[f"argmax/{one.metric}"])) for c in one.curves()]
@@ -284,7 +276,7 @@ def picture(rows: list[Row], axis: str) -> bytes:
         seeds = f"{row.n} LSTM, {row.control.n} memoryless" if row.control else f"{row.n} {KINDS[row.is_control][0]}"
         ax.set_title(f"{row.name} (seeds: {seeds})", fontsize=9)
         ax.grid(alpha=0.3)
-    handles = [plt.Line2D([], [], color=colour, linestyle=style, linewidth=2, label=kind) for kind, colour, style in KINDS]
+    handles = [plt.Line2D([], [], color=colour, linestyle=style, label=kind) for kind, colour, style in KINDS]
     figure.legend(handles=handles, loc="upper center", ncols=2, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.3 / figure.get_figheight()))
     buffer = io.BytesIO()
@@ -329,7 +321,7 @@ def main(argv: list[str] | None = None) -> int:
         for record in records:
             path = out / "raw" / f"{record['row']}__{record['seed']}.json"
             if path in known and identity(known[path]) != identity(record):
-                raise SystemExit(f"error: {path} is of other flags; remove it, or give one of the two another --exp-name")
+                raise SystemExit(f"error: {path} is of other flags; remove it, or give one another --exp-name")
             known[path] = record
             lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items())
             files[path] = "{\n" + ",\n".join(lines) + "\n}\n"
