@@ -1,10 +1,11 @@
-"""Environments that need memory, single and batched, and the plumbing around them.
+"""Environments that need memory, single and batched.
 
 Importing this module registers, with gymnasium:
 
-    CartPoleNoVel-v0 (alias -v1)                CartPole that shows position and angle, not the velocities
+    CartPoleNoVel-v0                            CartPole that shows position and angle, not the velocities
     MiniGrid-CustomMaze-S{5..24}-v0             a new Kruskal maze each episode
     MiniGrid-CustomMazeRandom-S{6..24}-v0       the same, and a new size (6 up to the number) each episode
+    MiniGrid-MemoryS{33,65,129,257}-v0          MiniGrid's Memory with long corridors, to evaluate on
     MiniGrid-Memory*-v0                         (MiniGrid's own ids) gain a batched form
 
 `gym.make(id)` gives the ordinary single environment, `gym.make_vec(id, num_envs=512, agent_view_size=3)` the
@@ -15,19 +16,15 @@ Every batched environment resets in the SAME step: the observation that follows 
 and `infos["final_obs"]` (N, D) holds the old episode's last wherever the mask `infos["_final_obs"]` (N,) is set.
 """
 
-import datetime
-import difflib
 import functools
-import glob
-import io
 import os
+import tempfile
 from typing import NamedTuple
 
 import gymnasium as gym
 import minigrid  # noqa: F401  (registers the MiniGrid ids)
 import numpy as np
 import torch
-import torch.distributed as dist
 from gymnasium import spaces
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv, CartPoleVectorEnv
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -40,23 +37,32 @@ from minigrid.envs import MemoryEnv
 from minigrid.minigrid_env import MiniGridEnv
 from minigrid.wrappers import FullyObsWrapper
 
-EVAL_SEED = 2**40  # evaluation seeds start here; training environments are seeded with 32-bit numbers (train_seeds)
+EVAL_SEED = 2**31  # seeds of evaluation start here, those of training are below; generators read 32 bits
 EMPTY, WALL, GOAL = OBJECT_TO_IDX["empty"], OBJECT_TO_IDX["wall"], OBJECT_TO_IDX["goal"]
 WALL_CELL = (WALL, COLOR_TO_IDX["grey"], 0)
 
 
-class UsageError(Exception):
-    """A bad flag or file; its one line names it and the remedy. (No ValueError: tyro would draw a box around that.)"""
+def spawn_seeds(seed: int, n: int, *key: int, evaluation: bool = False) -> list[int]:
+    """n seeds, all different, that depend on `seed` and `key`: below 2**31, or from 2**31 to 2**32 for evaluation."""
+    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+    return [int(s) + EVAL_SEED * evaluation for s in generator.choice(2**31, n, replace=False)]
 
 
-def train_seeds(seed: int | list[int], n: int) -> list[int]:
-    """n environment seeds below 2**32 that differ from those of every other `seed` (and from torch's own stream)."""
-    return [int(s) for s in np.random.SeedSequence(seed).generate_state(n)]
+def one_seed(seed) -> int:
+    """The seed of a generator that serves all environments: `seed`, or the first of a list. Raises ValueError."""
+    first = seed[0] if isinstance(seed, list) and seed else seed
+    if not isinstance(first, (int, np.integer)) or not 0 <= first < 2**32:
+        raise ValueError(f"a seed must be an integer from 0 to 2**32 - 1, got {first!r}")
+    return int(first)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# CartPole without velocities
-# ----------------------------------------------------------------------------------------------------------------------
+def check_actions(actions, num_envs: int) -> None:
+    """Raises ValueError where actions are not `num_envs` integers."""
+    if tuple(actions.shape) != (num_envs,) or "int" not in str(actions.dtype):
+        raise ValueError(f"actions must be {num_envs} integers, got {actions.dtype} of shape {tuple(actions.shape)}")
+
+
+# ---- CartPole without velocities
 class CartPoleNoVelEnv(CartPoleEnv):
     """CartPole whose observation is (cart position, pole angle), float32 (2,); a velocity needs two of them."""
 
@@ -86,11 +92,15 @@ class CartPoleNoVelVectorEnv(CartPoleVectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
 
     def reset(self, *, seed=None, options=None):
-        obs, info = super().reset(seed=seed, options=options)
+        obs, info = super().reset(seed=None if seed is None else one_seed(seed), options=options)
         return obs[:, ::2], info
 
     def step(self, actions):
-        obs, reward, terminated, truncated, _ = super().step(actions)
+        actions = np.asarray(actions)
+        check_actions(actions, self.num_envs)
+        if self.state is None or actions.min() < 0 or actions.max() > 1:
+            raise ValueError("call reset() first; actions are 0 (left) and 1 (right)")
+        obs, reward, terminated, truncated, _ = super().step(actions.astype(np.int64))
         done = terminated | truncated
         self.prev_done[:] = False  # the parent would reset these at the next step
         self.state[:, done] = self.np_random.uniform(self.low, self.high, size=(4, done.sum()))
@@ -115,9 +125,7 @@ class CartPoleNoVelVectorEnv(CartPoleVectorEnv):
         self.np_random.bit_generator.state = state["generator"]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# MiniGrid Memory, tabulated from the real environment
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- MiniGrid Memory, tabulated from the real environment
 class Table(NamedTuple):
     """A static-grid MiniGrid task as a finite MDP of S states and K start states."""
 
@@ -164,37 +172,21 @@ def memory_table(size: int, random_length: bool, view_size: int) -> Table:
     `view_size` is odd and at least 3, or 0 for the whole grid.
     """
     env = MemoryEnv(size, random_length, agent_view_size=view_size or 3, max_steps=2)
-    real_gen_obs, env.gen_obs = env.gen_obs, lambda: None  # outcomes do not need the (slow) observation
-    index, obs, next_state, ended, variables = {}, [], [], [], []
-    views = {}  # what is seen depends on the cells in front and the direction only: ask once for each
-    start_probs = {}
-
-    def observe(grid, padded):
-        x, y = env.agent_pos
-        if view_size == 0:
-            image = grid.copy()
-            image[x, y] = OBJECT_TO_IDX["agent"], COLOR_TO_IDX["red"], env.agent_dir
-            return np.append(image, env.agent_dir)
-        left, top, right, bottom = (v + view_size for v in env.get_view_exts())
-        key = padded[left:right, top:bottom].tobytes(), env.agent_dir
-        if key not in views:
-            views[key] = np.append(real_gen_obs()["image"], env.agent_dir).astype(np.uint8)
-        return views[key]
-
+    look, env.gen_obs = env.gen_obs, lambda: None  # outcomes do not need the (slow) observation
+    views = [FlatMiniGrid(env)] if view_size else [FullyObsWrapper(env), FlatMiniGrid(FullyObsWrapper(env))]
+    index, layouts, obs, next_state, ended, variables, start_probs = {}, {}, [], [], [], [], {}
     for probability in _every_reset(env):
-        grid = env.grid.encode()
-        padded = np.full((size + 2 * view_size,) * 2 + (3,), WALL_CELL, np.uint8)
-        padded[view_size : view_size + size, view_size : view_size + size] = grid
-        layout = grid.tobytes()
-        cue = int(grid[1, size // 2 - 1, 0] == OBJECT_TO_IDX["ball"])
+        types = bytes(EMPTY if cell is None else OBJECT_TO_IDX[cell.type] for cell in env.grid.grid)
+        layout = layouts.setdefault(types, len(layouts))
+        cue = int(env.grid.get(1, size // 2 - 1).type == "ball")
         frontier = []
 
-        def state_index(outcome, frontier=frontier, layout=layout, grid=grid, padded=padded, cue=cue):
+        def state_index(outcome, frontier=frontier, layout=layout, cue=cue):
             key = layout, *map(int, env.agent_pos), env.agent_dir, outcome
             if key not in index:
                 index[key] = len(obs)
-                obs.append(observe(grid, padded))
-                next_state.append([len(obs) - 1] * 3)
+                obs.append(functools.reduce(lambda seen, view: view.observation(seen), views, look()))
+                next_state.append([index[key]] * 3)
                 ended.append(outcome)
                 variables.append((cue, *key[1:4], *env.success_pos))
                 frontier.append(key)
@@ -218,7 +210,7 @@ def memory_table(size: int, random_length: bool, view_size: int) -> Table:
         success=torch.tensor([float(outcome == "success") for outcome in ended]),
         starts=torch.tensor(list(start_probs)),
         start_probs=torch.tensor(list(start_probs.values()), dtype=torch.float64),
-        variables={name: torch.tensor(column) for name, column in zip(names, zip(*variables, strict=True), strict=True)},
+        variables=dict(zip(names, torch.tensor(variables).T.contiguous(), strict=True)),
     )
 
 
@@ -226,31 +218,55 @@ class GridVectorEnv(VectorEnv):
     """What the batched MiniGrid environments share: spaces, seeding, the reward, the autoreset and saved states.
 
     A subclass keeps its episodes in tensors named by `STATE`, each (N, ...), and says how to begin, move and look.
+    Bad arguments, actions, options and seeds raise ValueError.
     """
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
     STATE: tuple[str, ...] = ()
 
-    def __init__(self, num_envs: int, cells: int, max_steps: int, device):
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+    def __init__(self, num_envs: int, size: int, view_size: int, max_steps: int, device, render_mode):
+        for name, value in (("num_envs", num_envs), ("max_steps", max_steps)):
+            if not isinstance(value, (int, np.integer)) or value < 1:
+                raise ValueError(f"{name} must be an integer from 1, got {value!r}")
+        if render_mode is not None:
+            raise ValueError(f"a batched environment does not render (render_mode={render_mode!r}); gym.make(id) does")
+        check_view_size(view_size)
         self.num_envs, self.max_steps, self.device = num_envs, max_steps, torch.device(device)
-        self.single_observation_space = spaces.Box(0, 255, (3 * cells + 1,), np.uint8)
+        self.single_observation_space = spaces.Box(0, 255, (3 * (view_size or size) ** 2 + 1,), np.uint8)
         self.single_action_space = spaces.Discrete(3)  # left, right, forward: MiniGrid's first three
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.generator = torch.Generator(self.device)
-        self.generator.seed()
+        self.generator, self.started = torch.Generator(self.device), False
+        self._seed(int(np.random.SeedSequence().generate_state(1)[0]))
         self.step_count = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         # MiniGridEnv._reward, in float64 as there, for every step count at which success can come
         count = torch.arange(max_steps + 1, dtype=torch.float64)
         self.reward_at = (1 - 0.9 * (count / max_steps)).float().to(self.device)
 
+    def _seed(self, seed):
+        self._np_random_seed = one_seed(seed)  # what gymnasium's `np_random_seed` shows
+        self.generator.manual_seed(self._np_random_seed)
+
+    def reset(self, *, seed=None, options=None):
+        """-> obs (N, D) uint8, {}. The generator that draws all episodes is seeded with `seed`, if given."""
+        if seed is not None:
+            self._seed(seed)
+        self.started = True
+        self.step_count.zero_()
+        self._begin(torch.ones(self.num_envs, dtype=torch.bool, device=self.device))
+        return self._observe(), {}
+
     def step(self, actions):
         """actions (N,) -> obs (N, D) uint8, reward (N,) float32, terminated (N,), truncated (N,), infos."""
         actions = torch.as_tensor(actions, device=self.device)
+        check_actions(actions, self.num_envs)
+        if not self.started:
+            raise ValueError("call reset() before step()")
+        try:
+            terminated, success = self._move(actions.long())
+        except RuntimeError as error:  # on a GPU the look-up itself fails
+            raise ValueError("actions are 0 (left), 1 (right) and 2 (forward)") from error
         self.step_count += 1
-        terminated, success = self._move(actions)
         reward = self.reward_at[self.step_count] * success
         truncated = self.step_count >= self.max_steps
         done = terminated | truncated
@@ -264,6 +280,7 @@ class GridVectorEnv(VectorEnv):
         return {**state, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict) -> None:
+        self.started = True
         for name in (*self.STATE, "step_count"):
             getattr(self, name).copy_(state[name])
         self.generator.set_state(state["generator"].cpu())
@@ -279,25 +296,23 @@ class MemoryVectorEnv(GridVectorEnv):
 
     def __init__(self, num_envs=1, size=8, random_length=False, max_steps=None, agent_view_size=7, device="cpu",
                  render_mode=None):  # fmt: skip
-        check_view_size(agent_view_size)
-        cells = agent_view_size**2 or size**2
-        super().__init__(num_envs, cells, max_steps or 5 * size**2, device)
-        self.render_mode = render_mode
-        table = memory_table(size, random_length, agent_view_size)
-        self.table = Table(*(f.to(self.device) for f in table[:-1]), {k: v.to(self.device) for k, v in table[-1].items()})
+        max_steps = 5 * size**2 if max_steps is None else max_steps
+        super().__init__(num_envs, size, agent_view_size, max_steps, device, render_mode)
+        *tensors, variables = memory_table(size, random_length, agent_view_size)
+        self.table = Table(*(t.to(self.device) for t in tensors), {k: v.to(self.device) for k, v in variables.items()})
         self.cumulative = self.table.start_probs.cumsum(0)
         self.cumulative[-1] = 1.0
         self.state = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
 
     def reset(self, *, seed=None, options=None):
-        if seed is not None:
-            self.generator.manual_seed(seed)
-        self.step_count.zero_()
-        if options and "start" in options:
-            self.state = self.table.starts[torch.as_tensor(options["start"], device=self.device)]
-        else:
-            self._begin(torch.ones(self.num_envs, dtype=torch.bool, device=self.device))
-        return self._observe(), {}
+        obs, infos = super().reset(seed=seed)
+        if not options or "start" not in options:
+            return obs, infos
+        start, K = torch.as_tensor(options["start"], device=self.device), len(self.table.starts)
+        if tuple(start.shape) != (self.num_envs,) or not ((start >= 0) & (start < K)).all():
+            raise ValueError(f"options['start'] must be {self.num_envs} numbers from 0 to {K - 1}")
+        self.state = self.table.starts[start.long()]
+        return self._observe(), infos
 
     def _begin(self, mask):
         # one draw for every environment, used or not: no transfer to ask how many are needed
@@ -306,7 +321,7 @@ class MemoryVectorEnv(GridVectorEnv):
         self.state = torch.where(mask, start, self.state)
 
     def _move(self, actions):
-        self.state = self.table.next_state[self.state, actions]
+        self.state = self.table.next_state.index_select(0, self.state).gather(1, actions[:, None]).squeeze(1)
         return self.table.terminal[self.state], self.table.success[self.state]
 
     def _observe(self):
@@ -318,24 +333,27 @@ class MemoryVectorEnv(GridVectorEnv):
 
 
 def success_return(env_id: str) -> float:
-    """The return from which an episode is a success: the id's `reward_threshold`, or any positive one without it."""
-    return gym.registry[env_id].reward_threshold or 1e-9
+    """The return from which an episode is a success: the id's `reward_threshold` (less what rounding of float32 rewards
+    takes from a sum), or any positive return where it has none."""
+    threshold = gym.spec(env_id).reward_threshold
+    return 1e-9 if threshold is None else threshold - 1e-5 * max(1.0, abs(threshold))
 
 
-def start_weights(env_id: str) -> torch.Tensor | None:
-    """The probability (K,) of each start of a Memory id, in the order of `options={"start": ...}`; None elsewhere.
+def evaluation_starts(env_id: str, episodes: int, once: bool):
+    """-> weights (K,) float64 of K evaluation episodes, `reset` options that give them, whether these are all there are.
 
-    One episode from each start, weighted so, gives a deterministic policy's exact success rate.
+    A Memory id has few starts. One episode from each, weighted by its probability, gives a deterministic policy's exact
+    success rate; without `once` the starts are repeated until there are at least `episodes`.
     """
-    spec = gym.registry[env_id]
-    if spec.vector_entry_point != "envs:MemoryVectorEnv":
-        return None
-    return memory_table(spec.kwargs["size"], spec.kwargs.get("random_length", False), 3).start_probs
+    spec = gym.spec(env_id)
+    if spec.vector_entry_point is not MemoryVectorEnv:
+        return torch.full((episodes,), 1 / episodes, dtype=torch.float64), None, False
+    starts = memory_table(spec.kwargs["size"], spec.kwargs.get("random_length", False), 3).start_probs
+    repeats = 1 if once else -(-episodes // len(starts))
+    return starts.repeat(repeats) / repeats, {"start": torch.arange(len(starts)).repeat(repeats)}, True
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Kruskal mazes
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- Kruskal mazes
 def kruskal_mazes(sizes: torch.Tensor, width: int, generator: torch.Generator):
     """A random maze for each entry of `sizes` (K,), 5 <= size <= width, all K at once.
 
@@ -394,7 +412,7 @@ class MazeEnv(MiniGridEnv):
 
     def _gen_grid(self, width, height):
         size = self._rand_int(6, self.size + 1) if self.random_size else self.size
-        generator = torch.Generator().manual_seed(int(self.np_random.integers(2**63)))
+        generator = torch.Generator().manual_seed(int(self.np_random.integers(2**32)))
         cells, x, y = kruskal_mazes(torch.tensor([size]), width, generator)
         self.grid = Grid(width, height)
         for i, j in np.ndindex(width, height):
@@ -403,22 +421,20 @@ class MazeEnv(MiniGridEnv):
 
 
 class MazeVectorEnv(GridVectorEnv):
-    """N mazes at once: the same task as `MazeEnv`, the mazes drawn `BLOCK` at a time."""
+    """N mazes at once: the same task as `MazeEnv`, the mazes drawn hundreds at a time."""
 
     STATE = ("cells", "x", "y", "direction")
-    BLOCK = 256
 
     def __init__(self, num_envs=1, size=13, random_size=False, max_steps=256, agent_view_size=7, device="cpu",
                  render_mode=None):  # fmt: skip
-        check_view_size(agent_view_size)
         check_maze_size(size, random_size)
-        view = agent_view_size
-        super().__init__(num_envs, view**2 or size**2, max_steps, device)
-        self.render_mode, self.size, self.random_size, self.view = render_mode, size, random_size, view
-        N, device = num_envs, self.device
+        super().__init__(num_envs, size, agent_view_size, max_steps, device, render_mode)
+        self.size, self.random_size, self.view = size, random_size, agent_view_size
+        N, view, device = num_envs, agent_view_size, self.device
         self.cells = torch.full((N, size, size), WALL, dtype=torch.uint8, device=device)
         self.x, self.y, self.direction = torch.ones(3, N, dtype=torch.int64, device=device)
         self.rows = torch.arange(N, device=device)
+        self.turn = torch.tensor([3, 1, 0], device=device)  # of each action, in quarter turns to the right
         self.step_x, self.step_y = torch.tensor(np.array(DIR_TO_VEC).T, device=device)  # (4,) each
         encode = {EMPTY: (EMPTY, 0, 0), WALL: WALL_CELL, GOAL: (GOAL, COLOR_TO_IDX["green"], 0)}
         self.encode = torch.zeros(GOAL + 1, 3, dtype=torch.uint8, device=device)
@@ -429,46 +445,30 @@ class MazeVectorEnv(GridVectorEnv):
         right = (torch.arange(view, device=device) - view // 2)[:, None].expand(view, view)
         dx, dy = self.step_x[:, None, None], self.step_y[:, None, None]
         self.view_x, self.view_y = dx * ahead - dy * right, dy * ahead + dx * right  # (4, view, view)
-        self._draw_block()
+
+    def _seed(self, seed):
+        super()._seed(seed)
+        self.block_start = None  # mazes of the old seed are not used
 
     def _draw_block(self):
         self.block_start = self.generator.get_state()  # a saved state redraws its block from here
-        sizes = torch.full((self.BLOCK,), self.size, device=self.device)
+        sizes = torch.full((max(256, self.num_envs),), self.size, device=self.device)
         if self.random_size:
             sizes = torch.randint(6, self.size + 1, sizes.shape, generator=self.generator, device=self.device)
         self.block, self.used = kruskal_mazes(sizes, self.size, self.generator), 0
 
-    def _fresh(self, n):
-        """The next n mazes: cells (n, S, S), x (n,), y (n,)."""
-        parts = []
-        while n > 0:
-            if self.used == self.BLOCK:
-                self._draw_block()
-            take = slice(self.used, min(self.used + n, self.BLOCK))
-            parts.append([part[take] for part in self.block])
-            n -= take.stop - take.start
-            self.used = take.stop
-        return [torch.cat(part) for part in zip(*parts, strict=True)]
-
-    def reset(self, *, seed=None, options=None):
-        if seed is not None:
-            self.generator.manual_seed(seed)
-            self._draw_block()
-        self.step_count.zero_()
-        self._begin(torch.ones(self.num_envs, dtype=torch.bool, device=self.device))
-        return self._observe(), {}
-
     def _begin(self, mask):
         which = mask.nonzero().squeeze(1)
-        if len(which):
-            self.cells[which], self.x[which], self.y[which] = self._fresh(len(which))
-            self.direction[which] = 0
+        if self.block_start is None or self.used + len(which) > len(self.block[0]):
+            self._draw_block()
+        mazes = slice(self.used, self.used + len(which))
+        self.cells[which], self.x[which], self.y[which] = (part[mazes] for part in self.block)
+        self.direction[which] = 0
+        self.used = mazes.stop
 
     def _move(self, actions):
-        if ((actions < 0) | (actions > 2)).any():
-            raise IndexError("actions are 0 (left), 1 (right) and 2 (forward)")
+        self.direction = (self.direction + self.turn.gather(0, actions)) % 4
         forward = actions == 2
-        self.direction = (self.direction - (actions == 0).long() + (actions == 1).long()) % 4
         x = self.x + self.step_x[self.direction] * forward
         y = self.y + self.step_y[self.direction] * forward
         ahead = self.cells[self.rows, x, y]
@@ -508,9 +508,7 @@ class MazeVectorEnv(GridVectorEnv):
         self.used = state["used"]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Any other environment: single ones, gymnasium's vector environment over them, and tensors on top
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- Any other environment: single ones, gymnasium's vector environment over them, and tensors on top
 class FlatMiniGrid(gym.ObservationWrapper):
     """MiniGrid's dict -> one uint8 vector: the image flattened, then the direction. The mission is dropped."""
 
@@ -523,259 +521,161 @@ class FlatMiniGrid(gym.ObservationWrapper):
         return np.append(obs["image"], np.uint8(obs["direction"]))
 
 
-def make_single(env_id: str, view_size: int | None = None, render_mode: str | None = None) -> gym.Env:
-    """One environment with the flat observation that the batched one gives; for MiniGrid ids name the `view_size`."""
+def make_single(env_id: str, view_size: int | None = None, render_mode: str | None = None,
+                ignore_mission: bool = False) -> gym.Env:  # fmt: skip
+    """One environment with the flat observation that the batched one gives; for MiniGrid ids name the `view_size`.
+
+    Raises ValueError where the id is not MiniGrid's, or has a mission that varies and is not to be ignored.
+    """
     render = {"render_mode": render_mode} if render_mode else {}
     if view_size is None:
-        return gym.make(gym.registry[env_id], **render)
-    env = gym.make(gym.registry[env_id], agent_view_size=view_size or 3, **render)
+        return gym.make(gym.spec(env_id), **render)
+    check_view_size(view_size)
+    gym.spec(env_id)  # an unknown id is told its nearest neighbours
+    if not env_id.startswith(("MiniGrid-", "BabyAI-")):
+        raise ValueError("it is not a MiniGrid id; take one that starts with 'MiniGrid-'")
+    env = gym.make(gym.spec(env_id), agent_view_size=view_size or 3, **render)
+    mission = env.observation_space["mission"]
+    varies = type(mission) is not MissionSpace or any(len(words) > 1 for words in mission.ordered_placeholders or ())
+    if varies and not ignore_mission:
+        raise ValueError("its mission varies and this agent does not read text; take an id with a fixed mission, or add "
+                         "--ignore-mission where one can do without")  # fmt: skip
     return FlatMiniGrid(env if view_size else FullyObsWrapper(env))
 
 
+def as_tensor(obs, space: spaces.Box, device) -> torch.Tensor:
+    """An observation as a network reads it: uint8 stays, any other type becomes float32."""
+    return torch.as_tensor(np.asarray(obs), dtype=torch.uint8 if space.dtype == np.uint8 else torch.float32, device=device)
+
+
 class TensorVectorEnv(gym.vector.VectorWrapper):
-    """A NumPy vector environment (SAME_STEP) with tensors on `device` outside, and `final_obs` made dense (N, D)."""
+    """A NumPy vector environment (SAME_STEP) with tensors on `device` outside: observations float32 or uint8, `final_obs`
+    dense (N, D), actions 0 to A - 1 whatever number the environment's own begin with."""
 
     def __init__(self, env: VectorEnv, device):
         super().__init__(env)
+        self.device, space, actions = torch.device(device), env.single_observation_space, env.single_action_space
         if env.metadata.get("autoreset_mode") is not AutoresetMode.SAME_STEP:
             raise ValueError(f"{env} must reset in the same step (AutoresetMode.SAME_STEP)")
-        self.device = torch.device(device)
-
-    def _tensor(self, array, dtype=None):
-        return torch.as_tensor(array, dtype=dtype, device=self.device)
+        if not isinstance(actions, spaces.Discrete):
+            raise ValueError(f"its actions are {actions}; take an environment with discrete actions")
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+            raise ValueError(f"its observations are {space}; gymnasium.wrappers.FlattenObservation makes a flat Box of them")
 
     def reset(self, *, seed=None, options=None):
-        if seed is not None and hasattr(self.env, "envs"):  # seed + i, gymnasium's way, would share streams among seeds
-            seed = train_seeds(seed, self.num_envs) if seed < EVAL_SEED else seed
+        if seed is not None and hasattr(self.env, "envs"):  # each its own: seed + i would share streams among seeds
+            if not isinstance(seed, list):
+                seed = spawn_seeds(one_seed(seed), self.num_envs, evaluation=seed >= EVAL_SEED)
         obs, _ = self.env.reset(seed=seed, options=options)
-        return self._tensor(obs), {}
+        return as_tensor(obs, self.single_observation_space, self.device), {}
 
     def step(self, actions):
-        obs, reward, terminated, truncated, infos = self.env.step(actions.cpu().numpy())
+        actions = actions.cpu().numpy() + self.single_action_space.start
+        obs, reward, terminated, truncated, infos = self.env.step(actions)
         final_obs, done = obs, terminated | truncated
         if done.any():
             final_obs = infos["final_obs"]
             if final_obs.dtype == object:  # gymnasium's: an observation where the mask is set, None elsewhere
                 final_obs = np.stack([obs[n] if final is None else final for n, final in enumerate(final_obs)])
-        infos = {"final_obs": self._tensor(final_obs), "_final_obs": self._tensor(done)}
-        reward = self._tensor(reward, torch.float32)
-        return self._tensor(obs), reward, self._tensor(terminated), self._tensor(truncated), infos
+        space, device = self.single_observation_space, self.device
+        reward = torch.as_tensor(reward, dtype=torch.float32, device=device)
+        terminated, truncated, done = (torch.as_tensor(x, device=device) for x in (terminated, truncated, done))
+        infos = {"final_obs": as_tensor(final_obs, space, device), "_final_obs": done}
+        return as_tensor(obs, space, device), reward, terminated, truncated, infos
 
     def task_variables(self) -> dict[str, torch.Tensor]:
-        return {name: self._tensor(value) for name, value in self.env.task_variables().items()}
+        """(N,) each: the `task_variables()` of the environment, or of the single ones in it. Raises AttributeError."""
+        if not hasattr(self.env, "envs"):
+            return {name: torch.as_tensor(value) for name, value in self.env.task_variables().items()}
+        each = [env.unwrapped.task_variables() for env in self.env.envs]
+        return {name: torch.as_tensor(np.array([values[name] for values in each])) for name in each[0]}
 
-    def state_dict(self) -> dict:
-        if hasattr(self.env, "state_dict"):
-            return self.env.state_dict()
-        return {"generators": [env.unwrapped.np_random.bit_generator.state for env in self.env.envs]}
+    def state_dict(self) -> dict | None:
+        """None where episodes in progress cannot be saved: gymnasium's vector environments."""
+        return self.env.state_dict() if hasattr(self.env, "state_dict") else None
 
     def load_state_dict(self, state: dict) -> None:
-        """Restores what `state_dict` kept; `resumes_exactly` says whether that is all."""
-        if hasattr(self.env, "load_state_dict"):
-            return self.env.load_state_dict(state)
-        for env, generator in zip(self.env.envs, state["generators"], strict=True):
-            env.unwrapped.np_random.bit_generator.state = generator
+        self.env.load_state_dict(state)
 
 
-def resumes_exactly(vec_env) -> bool:
-    """Whether a saved state holds the episodes in progress; gymnasium's vector environments keep generators only."""
-    return not hasattr(getattr(vec_env, "env", vec_env), "envs")
-
-
-def make_batched(env_id: str, num_envs: int, device, view_size: int | None = None):
-    """N environments behind tensors on `device`: the batched form where one is registered here, otherwise
-    gymnasium's vector environment over single ones. Both give the same observation."""
-    view = {} if view_size is None else {"agent_view_size": view_size}
-    entry_point = gym.registry[env_id].vector_entry_point
-    if entry_point in ("envs:MemoryVectorEnv", "envs:MazeVectorEnv"):
-        return gym.make_vec(gym.registry[env_id], num_envs, device=device, **view)
-    if entry_point == "envs:CartPoleNoVelVectorEnv":
-        return TensorVectorEnv(gym.make_vec(gym.registry[env_id], num_envs), device)
-    make_one = functools.partial(make_single, env_id, view_size)
+def make_batched(env_id: str, num_envs: int, device, view_size: int | None = None, ignore_mission: bool = False):
+    """N environments behind tensors on `device`: the batched form where one is registered here, otherwise gymnasium's
+    vector environment over single ones. Both give the same observation. Raises ValueError or gym.error.Error."""
+    entry_point = gym.spec(env_id).vector_entry_point
+    if entry_point in (MemoryVectorEnv, MazeVectorEnv) and view_size is not None:
+        return gym.make_vec(gym.spec(env_id), num_envs, device=device, agent_view_size=view_size)
+    if entry_point is CartPoleNoVelVectorEnv and view_size is None:
+        return TensorVectorEnv(gym.make_vec(gym.spec(env_id), num_envs), device)
+    make_one = functools.partial(make_single, env_id, view_size, ignore_mission=ignore_mission)
     return TensorVectorEnv(gym.vector.SyncVectorEnv([make_one] * num_envs, autoreset_mode="SameStep"), device)
 
 
-def record_videos(env: gym.Env, policy, folder: str, prefix: str, episodes: int) -> list[str]:
-    """Play `episodes` episodes of a rendering `env` and write one mp4 each, `folder/prefix-episode-0.mp4` and on.
+def try_out(envs, film: gym.Env | None = None) -> None:
+    """Reset and step `envs`, and film `film`, a little, so that what does not work raises before a run begins."""
+    envs.reset(seed=0)
+    for _ in range(3):
+        envs.step(torch.zeros(envs.num_envs, dtype=torch.int64, device=envs.device))
+    envs.close()
+    if film is not None:
+        state = (torch.zeros(1),)
+        with tempfile.TemporaryDirectory() as folder:
+            record_videos(film, lambda *_: (torch.zeros(1, dtype=torch.int64), state), state, folder, "try", 1, limit=2)
 
-    `policy(obs, state, done)` takes tensors (1, D), the recurrent state or None at the start, (1,) float32, and
-    returns an action tensor (1,) and the next state. Returns the paths.
+
+@torch.no_grad()
+def record_videos(env: gym.Env, act, state, folder: str, prefix: str, episodes: int, limit: int = 10_000):
+    """Play `episodes` episodes of a rendering `env`, `limit` steps at most, and write each to an mp4 frame by frame.
+
+    `act(obs (1, D), state, done (1,))` returns an action (1,) and the next state; `state` is the first, its tensors' device
+    the network's. Returns the paths, `folder/prefix-episode-0.mp4` and on.
     """
-    from gymnasium.wrappers import RecordVideo  # needs moviepy, so only those who record do
+    from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter  # slow to import, and only videos need it
 
-    env = RecordVideo(env, folder, episode_trigger=lambda _: True, name_prefix=prefix, gc_trigger=None)
-    for episode in range(episodes):
-        obs, _ = env.reset(seed=EVAL_SEED + episode)
-        state, done = None, True
-        while not done or state is None:
-            action, state = policy(torch.as_tensor(obs)[None], state, torch.tensor([float(done)]))
-            obs, _, terminated, truncated, _ = env.step(int(action))
-            done = terminated or truncated
+    os.makedirs(folder, exist_ok=True)
+    space, device, first_state, paths = env.observation_space, state[0].device, state, []
+    for n, seed in enumerate(spawn_seeds(0, episodes, evaluation=True)):
+        path = os.path.join(folder, f"{prefix.replace('/', '_')}-episode-{n}.mp4")
+        (obs, _), state, frame = env.reset(seed=seed), first_state, np.asarray(env.render())
+        if frame.ndim != 3 or frame.dtype != np.uint8:
+            raise ValueError("it does not render: render() must give frames (height, width, 3) of uint8")
+        height, width = (side // 2 * 2 for side in frame.shape[:2])  # H.264 takes even sides only
+        with FFMPEG_VideoWriter(path, (width, height), env.metadata.get("render_fps", 30)) as video:
+            video.write_frame(frame[:height, :width, :3])
+            for step in range(limit):
+                done = torch.full((1,), float(step == 0), device=device)
+                action, state = act(as_tensor(obs, space, device)[None], state, done)
+                obs, _, terminated, truncated, _ = env.step(int(action) + int(env.action_space.start))
+                video.write_frame(np.asarray(env.render())[:height, :width, :3])
+                if terminated or truncated:
+                    break
+        paths.append(path)
     env.close()
-    return sorted(glob.glob(os.path.join(glob.escape(folder), f"{glob.escape(prefix)}-episode-*.mp4")))
+    return paths
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# One policy, its environments divided over processes
-# ----------------------------------------------------------------------------------------------------------------------
-def rank_and_number() -> tuple[int, int]:
-    """Which process this is, of how many that torchrun started; 0 of 1 without it."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-
-
-def take_gpu(cuda: bool) -> None:
-    """With --cuda and a GPU, each process that torchrun started here takes its own. Raises UsageError if there are too few."""
-    if not (cuda and torch.cuda.is_available()):
-        return
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    if local_rank >= torch.cuda.device_count():
-        raise UsageError(f"torchrun: process {local_rank} of this machine finds {torch.cuda.device_count()} GPUs; "
-                         "take a smaller --nproc-per-node, or --no-cuda")  # fmt: skip
-    torch.cuda.set_device(local_rank)
-
-
-class Ranks:
-    """The processes that torchrun started to train one policy: they meet here and nowhere else (NCCL on GPUs, Gloo on CPUs).
-
-    Alone, every method gives back what it is given and nothing is communicated. All processes call the same methods in the
-    same order. If one dies the others' calls raise, or torchrun ends them; one that is frozen is waited for for two hours.
-    """
-
-    def __init__(self, device: torch.device):
-        self.rank, self.number = rank_and_number()
-        if self.number > 1:
-            take_gpu(device.type == "cuda")
-            # the others wait while one evaluates, so the limit is long
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(hours=2))
-        self.device = device
-
-    def broadcast(self, parameters) -> None:
-        """Rank 0's parameters in every process."""
-        for parameter in parameters if self.number > 1 else ():
-            dist.broadcast(parameter.data, 0)
-
-    def std_mean(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Standard deviation (unbiased) and mean over all processes' x, which has the same size in each."""
-        if self.number == 1:
-            return x.std(), x.mean()
-        sums = torch.stack((x.double().sum(), x.double().square().sum()))
-        dist.all_reduce(sums)
-        total = x.numel() * self.number
-        mean = sums[0] / total
-        return ((sums[1] - total * mean**2).clamp(0) / (total - 1)).sqrt().to(x.dtype), mean.to(x.dtype)
-
-    def average(self, parameters, stats: dict) -> dict:
-        """Average the gradients, in place, and `stats` (tensors of one number), which are returned; one reduction for all."""
-        if self.number == 1:
-            return stats
-        gradients = [parameter.grad for parameter in parameters]
-        flat = torch.cat([gradient.flatten() for gradient in gradients] + [torch.stack(list(stats.values()))])
-        dist.all_reduce(flat)
-        *parts, averages = (flat / self.number).split([gradient.numel() for gradient in gradients] + [len(stats)])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
-        return dict(zip(stats, averages.unbind(), strict=True))
-
-    def largest(self, *numbers: int) -> list[int]:
-        """Of each number the largest that a process gave: a decision that all take together."""
-        if self.number == 1:
-            return list(numbers)
-        flags = torch.tensor(numbers, device=self.device)
-        dist.all_reduce(flags, dist.ReduceOp.MAX)
-        return flags.tolist()
-
-    def collect(self, state: dict) -> list[dict]:
-        """Each process's state, in order: on rank 0 only, an empty list elsewhere."""
-        if self.number == 1:
-            return [state]
-        buffer, parts = io.BytesIO(), [b""] * self.number
-        torch.save(state, buffer)  # as bytes: a tensor would take its own GPU with it
-        dist.all_gather_object(parts, buffer.getvalue())
-        return [torch.load(io.BytesIO(part), map_location="cpu") for part in parts] if self.rank == 0 else []
-
-    def close(self) -> None:
-        if self.number > 1:
-            dist.destroy_process_group()
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Checks: each raises UsageError with one line that names the flag and the remedy
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- Checks and registration
 def check_view_size(view_size: int) -> None:
     if view_size != 0 and (view_size < 3 or view_size % 2 == 0):
-        raise UsageError(f"--view-size must be 0 (the whole grid) or an odd number from 3, got {view_size}")
+        raise ValueError(f"--view-size must be 0 (the whole grid) or an odd number from 3, got {view_size}")
 
 
 def check_maze_size(size: int, random_size: bool) -> None:
     if size < (6 if random_size else 5):
-        raise UsageError(f"--env-id: a maze needs a size of at least {6 if random_size else 5}, got {size}")
-
-
-def check_env_id(env_id: str, flag: str = "--env-id") -> None:
-    if env_id not in gym.registry:
-        near = difflib.get_close_matches(env_id, gym.registry, 1)
-        raise UsageError(f"{flag}: no environment {env_id!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-
-
-def check_minigrid(env_id: str, view_size: int, flag: str = "--env-id") -> None:
-    """Refuses what the MiniGrid script cannot train on."""
-    check_view_size(view_size)
-    check_env_id(env_id, flag)
-    if not env_id.startswith(("MiniGrid-", "BabyAI-")):
-        raise UsageError(f"{flag}: {env_id!r} is not a MiniGrid id; take one that starts with 'MiniGrid-'")
-    if gym.registry[env_id].vector_entry_point:
-        return  # one of ours
-    env = _make_or_refuse(env_id, flag, agent_view_size=view_size or 3)
-    space = env.observation_space
-    mission = space["mission"] if isinstance(space, spaces.Dict) and "mission" in space.spaces else None
-    options = getattr(mission, "ordered_placeholders", None) or []
-    if type(mission) is not MissionSpace or any(len(option) > 1 for option in options):
-        raise UsageError(f"{flag}: the mission of {env_id!r} varies and this agent does not read text; "
-                         "take an id with a fixed mission, as MiniGrid-Memory* or MiniGrid-ObstructedMaze*")  # fmt: skip
-    if not isinstance(env.action_space, spaces.Discrete):
-        raise UsageError(f"{flag}: {env_id!r} has actions {env.action_space}; take one with discrete actions")
-
-
-def check_flat_box(env_id: str, flag: str = "--env-id") -> None:
-    """Refuses what the CartPole script cannot train on."""
-    check_env_id(env_id, flag)
-    env = _make_or_refuse(env_id, flag)
-    if not isinstance(env.action_space, spaces.Discrete):
-        raise UsageError(f"{flag}: {env_id!r} has actions {env.action_space}; take one with discrete actions")
-    if not isinstance(env.observation_space, spaces.Box) or len(env.observation_space.shape) != 1:
-        raise UsageError(f"{flag}: the observation of {env_id!r} is not a flat Box; MiniGrid ids run with "
-                         "ppo_lstm_minigrid.py")  # fmt: skip
-
-
-def _make_or_refuse(env_id: str, flag: str, **kwargs) -> gym.Env:
-    try:
-        env = gym.make(gym.registry[env_id], **kwargs)
-        env.close()
-        return env
-    except Exception as error:  # whatever a foreign environment raises, the user gets one line
-        raise UsageError(f"{flag}: {env_id!r} cannot be made here: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"a maze needs a size of at least {6 if random_size else 5}, got {size}")
 
 
 def _register() -> None:
-    for version in (0, 1):
-        gym.register(
-            f"CartPoleNoVel-v{version}",
-            entry_point="envs:CartPoleNoVelEnv",
-            vector_entry_point="envs:CartPoleNoVelVectorEnv",
-            max_episode_steps=500,
-            reward_threshold=475.0,
-        )
+    gym.register("CartPoleNoVel-v0", CartPoleNoVelEnv, vector_entry_point=CartPoleNoVelVectorEnv, max_episode_steps=500,
+                 reward_threshold=475.0)  # fmt: skip
     for name, smallest in (("CustomMaze", 5), ("CustomMazeRandom", 6)):
         for size in range(smallest, 25):
-            gym.register(
-                f"MiniGrid-{name}-S{size}-v0",
-                entry_point="envs:MazeEnv",
-                vector_entry_point="envs:MazeVectorEnv",
-                kwargs={"size": size, "random_size": name == "CustomMazeRandom"},
-            )
+            kwargs = {"size": size, "random_size": name == "CustomMazeRandom"}
+            gym.register(f"MiniGrid-{name}-S{size}-v0", MazeEnv, vector_entry_point=MazeVectorEnv, kwargs=kwargs)
+    for size in (33, 65, 129, 257):
+        gym.register(f"MiniGrid-MemoryS{size}-v0", MemoryEnv, kwargs={"size": size})
     for env_id, spec in gym.registry.items():
         if env_id.startswith("MiniGrid-Memory"):
-            spec.vector_entry_point = "envs:MemoryVectorEnv"
+            spec.vector_entry_point = MemoryVectorEnv
 
 
 _register()
