@@ -2,8 +2,8 @@
 
     python benchmark/export.py runs/RUN/agent.pt benchmark/checkpoints/MiniGrid-MemoryS13-v0.pt
 
-It keeps the weights, the arguments and the results, with the command and the commit that made them; optimizer, storage and
-generators stay behind. The new file is loaded and evaluated before it is called done.
+It keeps the weights, the arguments and the results, with the command and the commit that made them. The new file is
+loaded and evaluated before it is called done.
 """
 
 import argparse
@@ -17,7 +17,6 @@ from run import INCIDENTAL, ROOT, load_script, read, words
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Raises SystemExit with one line where the run cannot be exported."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="agent.pt of a finished run")
     parser.add_argument("target", help="the file to write")
@@ -27,15 +26,15 @@ def main(argv: list[str] | None = None) -> int:
     script, seed = load_script(ROOT / checkpoint["script"]), checkpoint["args"]["seed"]
     results, noted = read(given.source.parent / "results.json"), given.source.parent / "command.txt"
     if results is None or results["global_step"] != checkpoint["global_step"]:
-        raise SystemExit(f"error: no results.json of step {checkpoint['global_step']} beside {given.source}")
+        parser.error(f"no results.json of step {checkpoint['global_step']} beside {given.source}")
     if given.commit is None and not noted.is_file():
-        raise SystemExit("error: --commit is missing, no launcher noted it")
+        parser.error("--commit is missing, no runner noted it")
     commit = given.commit or noted.read_text(encoding="utf-8").splitlines()[-1].split(":")[0]
 
     defaults = vars(script.Args())
     args = checkpoint["args"] | {name: defaults[name] for name in (INCIDENTAL | {"exp_name"}) - {"num_threads"}}
-    command = ["python", checkpoint["script"], *words(script, args | {"seed": defaults["seed"]}), "--seed", str(seed)]
-    kept = {name: checkpoint[name] for name in ("format", "script", "agent", "global_step")}
+    command = ["python", checkpoint["script"], *words(script, args, without=("seed",)), "--seed", str(seed)]
+    kept = {name: checkpoint[name] for name in ("format", "script", "agent", "global_step") if name in checkpoint}
     torch.save(kept | {"args": args, "results": results["eval"], "command": shlex.join(command), "commit": commit},
                given.target)  # fmt: skip
 
@@ -43,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     for env_id, result in results["eval"].items():
         was, now = (r["argmax"]["success_rate"] for r in (result, script.evaluate(agent, loaded, env_id, "cpu")))
         if abs(was - now) > 0.01:
-            raise SystemExit(f"error: results.json says {was:.4f}, but {given.target} has {now:.4f} on {env_id}")
+            parser.error(f"results.json says {was:.4f}, but {given.target} has {now:.4f} on {env_id}")
         print(f"{env_id}: argmax success {now:.4f}")
     print(f"{given.target}: {os.path.getsize(given.target):,} bytes, {shlex.join(command)}, commit {commit}")
     return 0

@@ -1,16 +1,17 @@
 """Run folders -> tables, learning curves and performance profiles; report.md says what they show.
 
-    python benchmark/report.py runs                # your runs -> runs/report/ (or -o DIR)
-    python benchmark/report.py runs --publish      # into benchmark/results/raw/, then all that follows from these files
-    python benchmark/report.py --publish           # the published tables and pictures again, from raw/ alone
+    python benchmark/report.py runs               # your runs -> runs/report/ (or -o DIR)
+    python benchmark/report.py runs --publish     # into benchmark/results/raw/, then all that follows from these files
+    python benchmark/report.py --publish          # the published tables and pictures again, from raw/ alone
 
-A row is what runs of the same script and flags share, whatever they are called; their seeds are its sample, and the same
-flags with --memoryless are its control. A run that cannot be read is named and left out. Nothing is written before all
-has been computed. --publish also fills the README's table between <!-- results: ROW ROW ... --> and <!-- /results -->.
+A row is what runs of the same script and flags share, whatever they are called; its control has --memoryless, too. A
+run that cannot be read is named and left out. Nothing is written before all has been computed. --publish also fills the
+README's table between <!-- results: ROW ROW ... --> and <!-- /results -->.
 """
 
 import argparse
 import collections
+import contextlib
 import fnmatch
 import io
 import json
@@ -31,18 +32,14 @@ MARKS = {  # what a task is measured by, and its marks, the table's first. The f
     "MiniGrid-ObstructedMaze*": ("success_rate", (0.9, 0.98)),
     "*": ("success_rate", (0.97, 0.99, 1.0)),
 }
-POOLED = {  # results over several rows at once
-    "Memory, four tasks": ("memory-s7", "memory-s9", "memory-s13", "memory-s17random"),
-    "mazes, two tasks": ("maze-s13", "mazerandom-s15"),
-}
-KINDS = (("LSTM", "#0072b2", "-"), ("memoryless", "#d55e00", "--"))  # told apart by colour-blind readers, and in grey
+KINDS = (("LSTM", "#0072b2", "-"), ("memoryless", "#d55e00", "--"))  # colours for the colour-blind too
 PICTURES = {"step": "curves_steps.png", "seconds": "curves_minutes.png", "final": "profiles.png"}
 
 
 # ---- Statistics
 def iqm(samples):
-    """[(..., seeds), ...] -> (...): the interquartile mean of all values."""
-    return trim_mean(np.concatenate(samples, axis=-1), 0.25, axis=-1)
+    """[(..., seeds)] -> (...): the interquartile mean."""
+    return trim_mean(samples[0], 0.25, axis=-1)
 
 
 def improvement(samples):
@@ -52,15 +49,12 @@ def improvement(samples):
 
 
 def interval(samples: list, statistic, resamples: int = 5_000) -> tuple | None:
-    """95 % bootstrap interval of statistic(samples), each of them (..., seeds). None for single runs.
-
-    The seeds of each sample are drawn again on their own: samples are tasks, or a row and its control.
-    """
+    """95 % bootstrap interval of statistic(samples), each of them (..., seeds). None for single runs."""
     samples = [np.asarray(values, dtype=float) for values in samples]
-    if max(values.shape[-1] for values in samples) < 2:
+    draw, sizes = np.random.default_rng(0).integers, [values.shape[-1] for values in samples]
+    if max(sizes) < 2:
         return None
-    rng = np.random.default_rng(0)
-    drawn = [values[..., rng.integers(values.shape[-1], size=(resamples, values.shape[-1]))] for values in samples]
+    drawn = [values[..., draw(n, size=(resamples, n))] for values, n in zip(samples, sizes, strict=True)]
     return tuple(np.quantile(statistic(drawn), (0.025, 0.975), axis=-1))
 
 
@@ -79,18 +73,18 @@ def steps_to_mark(steps, values, mark: float) -> float:
 
 # ---- Run folders -> records -> rows
 def read_run(folder: str) -> dict | None:
-    """The record of a finished run; None for one that only evaluated. Raises an Exception where something is missing."""
+    """The record of a finished run; None for one that only evaluated. Raises where something is missing."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     results = json.loads(Path(folder, "results.json").read_text(encoding="utf-8"))
     args, note = results["args"], Path(folder, "command.txt")  # the runner's, a line for each time that it was started
     if args["eval_only"]:
         return None
-    if not any("tfevents" in name for name in os.listdir(folder)):
-        raise ValueError("it has no event file")
     before = "ppo_lstm_cartpole_novel.py" if args["env_id"].startswith("CartPole") else "ppo_lstm_minigrid.py"
     events = EventAccumulator(folder, size_guidance={"scalars": 0})
     events.Reload()
+    if "charts/SPS" not in events.Tags()["scalars"]:
+        raise ValueError("it has no event file, or one without charts/SPS")
     speed = [(e.step, e.step / e.value) for e in events.Scalars("charts/SPS")]  # steps, training seconds until then
     curves = {}
     for env_id in results["eval"]:
@@ -103,11 +97,10 @@ def read_run(folder: str) -> dict | None:
             for metric in ("success_rate", "episodic_return", "episodic_length")}
     commits = [line.split(":")[0] for line in note.read_text(encoding="utf-8").splitlines()] if note.is_file() else []
     return {
-        "row": args["exp_name"], "env_id": args["env_id"], "seed": args["seed"], "script": results.get("script", before),
+        "row": args["exp_name"], "env_id": args["env_id"], "seed": args["seed"], "commits": [*dict.fromkeys(commits)],
+        "script": results.get("script", before), "global_step": results["global_step"], "SPS": results["SPS"],
         "args": {k: v for k, v in args.items() if k not in (INCIDENTAL | {"seed", "exp_name"}) - {"num_threads"}},
-        "commits": list(dict.fromkeys(commits)), "global_step": results["global_step"],
-        "SPS": round(results["SPS"], 1), "training_seconds": round(results["global_step"] / results["SPS"], 1),
-        "final": results["eval"], "curves": curves}  # fmt: skip
+        "training_seconds": results["global_step"] / results["SPS"], "final": results["eval"], "curves": curves}
 
 
 def identity(record: dict) -> str:
@@ -118,15 +111,12 @@ def identity(record: dict) -> str:
 
 def collect(folders: list[str]) -> tuple[list[dict], int]:
     """The records of all finished runs in `folders`, at any depth, older ones first, and the number of bad ones."""
-    for folder in folders:
-        if not os.path.isdir(folder):
-            raise SystemExit(f"error: there is no folder {folder}")
-    found = {os.path.realpath(path) for folder in folders for path, _, files in os.walk(folder) if "results.json" in files}
+    walk = (found for folder in folders for found in os.walk(folder))
+    found = {os.path.realpath(path) for path, _, files in walk if "results.json" in files}
     records, bad = [], 0
     for path in sorted(found, key=lambda path: os.path.getmtime(f"{path}/results.json")):
         try:
-            record = read_run(path)
-            records += [record] if record else []
+            records += filter(None, [read_run(path)])
         except Exception as error:  # whatever is wrong with one run, the others are reported
             print(f"left out: {path}: {type(error).__name__}: {error}", file=sys.stderr)
             bad += 1
@@ -157,22 +147,21 @@ class Row:
         return [r["curves"][self.env_id] for r in self.records]
 
     def held(self, mark: float) -> list[str]:
-        """Solved n/N, median, fastest and slowest that solved (M steps), median minutes. Never counts as infinity."""
+        """Solved n/N, median, fastest and slowest that solved (M steps), median minutes. Never is infinity."""
         steps = [steps_to_mark(c["step"], c[f"argmax/{self.metric}"], mark) for c in self.curves()]
-        minutes = [np.interp(s, c["step"], c["seconds"]) / 60 if s < math.inf else s
-                   for s, c in zip(steps, self.curves(), strict=True)]  # fmt: skip
-        solved = [s / 1e6 for s in steps if s < math.inf]
-        spread = f"{min(solved):.3g} to {max(solved):.3g}" if solved else "-"
+        solved = sorted(s / 1e6 for s in steps if s < math.inf)
+        both = [[s / 1e6 for s in steps], [np.interp(s, c["step"], c["seconds"]) / 60 if s < math.inf else s
+                                           for s, c in zip(steps, self.curves(), strict=True)]]  # fmt: skip
         with np.errstate(invalid="ignore"):
-            middle = f"{np.median(steps) / 1e6:.3g}", f"{np.median(minutes):.1f}"
-        middle = ["never" if text in ("inf", "nan") else text for text in middle]
-        return [f"{len(solved)}/{self.n}", middle[0], spread, middle[1]]
+            middle, minutes = (f"{value:.3g}" if value < math.inf else "never" for value in np.median(both, axis=1))
+        return [f"{len(solved)}/{self.n}", middle, f"{solved[0]:.3g} to {solved[-1]:.3g}" if solved else "-", minutes]
 
     def command(self) -> str:
-        """What to type for a run of this row, but for the seed, as the run itself has noted it."""
-        args = {k: v for k, v in self.first["args"].items() if k not in ("num_threads", "cudagraphs")}
-        path = ROOT / self.first["script"]  # of a copy that is elsewhere the defaults are not known: all flags are shown
-        return shlex.join(["python", path.name, *words(load_script(path) if path.is_file() else None, args)])
+        """What to type for a run of this row, except for the seed, as the run itself has noted it."""
+        script, name = None, self.first["script"]
+        with contextlib.suppress(Exception):  # of a copy elsewhere the defaults are not known: all flags are shown
+            script = load_script(ROOT / name)
+        return shlex.join(["python", name, *words(script, self.first["args"], ("num_threads", "cudagraphs"))])
 
 
 def make_rows(records: list[dict]) -> list[Row]:
@@ -187,8 +176,7 @@ def make_rows(records: list[dict]) -> list[Row]:
     for row in rows.values():
         if not row.is_control:
             row.control = rows.get(identity({**row.first, "args": {**row.first["args"], "memoryless": True}}))
-    order = [name for names in POOLED.values() for name in names]
-    return sorted(rows.values(), key=lambda row: (order.index(row.name) if row.name in order else len(order), row.name))
+    return sorted(rows.values(), key=lambda row: row.name)
 
 
 # ---- Rows -> text and pictures
@@ -197,42 +185,33 @@ def markdown(header: str, lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *lines)) + "\n"
 
 
-def tables(rows: list[Row], notes: str) -> str:
-    main, marks, pooled, elsewhere = [], [], [], []
-    controls = [row.control for row in rows]
+def tables(rows: list[Row], notes: Path) -> str:
+    main, marks, elsewhere, controls = [], [], [], [row.control for row in rows]
     for row in rows:
         (solved, middle, spread, _), control = row.held(row.marks[0]), row.control
         if not row.is_control or solved[0] != "0":
             marks += [[row.name, f"{mark:g}", *row.held(mark)] for mark in row.marks]
-        for env_id in row.first["final"].keys() - {row.env_id}:
+        for env_id in [env_id for env_id in row.first["final"] if env_id != row.env_id]:
             both = row.iqm("argmax", env_id), row.worst(env_id), row.iqm("sampled", env_id)
             elsewhere.append([row.name, env_id, str(row.n), *both])
         if row in controls:
             continue
         main.append([
-            row.name, f"`{row.command()}`".replace("|", "\\|"), str(row.n), row.metric.removeprefix("episodic_"),
-            row.iqm(), row.worst(), row.iqm("sampled"), f"{middle} ({spread}), {solved} at {row.marks[0]:g}",
+            row.name, f"`{row.command()}`".replace("|", "\\|"), str(row.n), row.metric, row.iqm(), row.worst(),
+            row.iqm("sampled"), f"{middle} ({spread}), {solved} at {row.marks[0]:g}",
             *(f"{np.median([r[name] / unit for r in row.records]):,.{digits}f}" for name, unit, digits in
               (("global_step", 1e6, 2), ("training_seconds", 60, 1), ("SPS", 1, 0))),
             f"{control.iqm()} (n = {control.n})" if control else "-",
             with_interval([row.final(), control.final()], improvement, 2) if control else "-"])
-    for name, members in POOLED.items():
-        tasks = [row for row in rows if row.name in members]
-        for kind, several in (("LSTM", tasks), ("memoryless", [row.control for row in tasks if row.control])):
-            if len(several) > 1:
-                both = [with_interval([row.final(mode) for row in several], iqm, 3) for mode in ("argmax", "sampled")]
-                pooled.append([name, kind, str(len(several)), str(sum(row.n for row in several)), *both])
     commits = sorted({commit for row in rows for record in row.records for commit in record["commits"]})
-    text = (Path(__file__).parent / "report.md").read_text(encoding="utf-8")
-    text += f"\nCommits of the runs: {', '.join(commits) or 'unknown'}.\n\n{notes}\n"
-    text += markdown("task | command | seeds | measure | argmax: IQM | worst | sampled: IQM | M steps to mark | M steps | "
-                     "minutes | steps/s | control, argmax | better", main)  # fmt: skip
-    for title, header, lines in (
-        ("Steps to each mark", "task | mark | solved | median, M steps | fastest to slowest | median, minutes", marks),
-        ("Tasks pooled", "tasks | agent | of them | runs | argmax: IQM | sampled: IQM", pooled),
-        ("On environments never trained on", "agents | tested on | seeds | argmax: IQM | worst | sampled: IQM", elsewhere),
-    ):
-        text += f"\n## {title}\n\n{markdown(header, sorted(lines) if lines is elsewhere else lines)}" if lines else ""
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "benchmark" / "report.md", notes) if path.is_file()]
+    text = "\n".join([*texts, f"Commits of the runs: {', '.join(commits) or 'unknown'}.\n\n"])
+    text += markdown("task | command | seeds | measure | argmax: IQM | worst | sampled: IQM | M steps to mark | "
+                     "M steps | minutes | steps/s | control, argmax | better", main)  # fmt: skip
+    text += "\n## Steps to each mark\n\n"
+    text += markdown("task | mark | solved | median, M steps | fastest to slowest | median, minutes", marks)
+    text += "\n## On environments never trained on\n\n"
+    text += markdown("agents | tested on | seeds | argmax: IQM | worst | sampled: IQM", elsewhere)
     return text + "\n## Pictures\n" + "".join(f"\n![{axis}]({name})\n" for axis, name in PICTURES.items())
 
 
@@ -243,10 +222,8 @@ def picture(rows: list[Row], axis: str) -> bytes:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    controls = [row.control for row in rows]
-    shown = [row for row in rows if row not in controls]
-    columns = min(3, len(shown))
-    height = math.ceil(len(shown) / columns)
+    shown = [row for row in rows if row not in [row.control for row in rows]]
+    columns, height = min(3, len(shown)), math.ceil(len(shown) / 3)
     figure, axes = plt.subplots(height, columns, figsize=(4 * columns + 0.4, 2.9 * height), squeeze=False)
     unit = {"step": 1e6, "seconds": 60, "final": 1}[axis]
     for ax in axes.flat[len(shown) :]:
@@ -270,17 +247,15 @@ def picture(rows: list[Row], axis: str) -> bytes:
             ax.plot(points, middle, style, color=colour, linewidth=2)
             if bounds is not None:
                 ax.fill_between(points, *bounds, color=colour, alpha=0.2, linewidth=0)
-        ax.set(ylabel="share of runs" if axis == "final" else f"{measure}, argmax", xlim=(0, None),
-               xlabel={"step": "million steps", "seconds": "minutes of training", "final": f"{measure}, argmax"}[axis],
+        labels = {"step": "million steps", "seconds": "minutes of training", "final": f"{measure}, argmax"}
+        ax.set(ylabel="share of runs" if axis == "final" else labels["final"], xlabel=labels[axis], xlim=(0, None),
                ylim=(-0.03, 1.03 * (1 if axis == "final" else top)))  # fmt: skip
-        seeds = f"{row.n} LSTM, {row.control.n} memoryless" if row.control else f"{row.n} {KINDS[row.is_control][0]}"
-        ax.set_title(f"{row.name} (seeds: {seeds})", fontsize=9)
+        ax.set_title(f"{row.name}, {row.n} seeds{f', control {row.control.n}' if row.control else ''}", fontsize=9)
         ax.grid(alpha=0.3)
     handles = [plt.Line2D([], [], color=colour, linestyle=style, label=kind) for kind, colour, style in KINDS]
     figure.legend(handles=handles, loc="upper center", ncols=2, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.3 / figure.get_figheight()))
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=80 if len(shown) > 4 else 120, metadata={"Software": None})
+    figure.savefig(buffer := io.BytesIO(), dpi=80 if len(shown) > 4 else 120, metadata={"Software": None})
     plt.close(figure)
     return buffer.getvalue()
 
@@ -288,16 +263,15 @@ def picture(rows: list[Row], axis: str) -> bytes:
 def readme_table(text: str, rows: list[Row]) -> str:
     """The README with the table between its marks made again."""
     found = re.search(r"(<!-- results: (.*?) -->\n).*?(<!-- /results -->)", text, re.DOTALL)
+    lines, missing = [], set(found[2].split() if found else ()) - {row.name for row in rows}
+    if missing:
+        raise SystemExit(f"error: the README asks for rows that are not there: {', '.join(missing)}")
     if not found:
         return text
-    lines, by_name = [], {row.name: row for row in rows}
-    for name in found[2].split():
-        if name not in by_name:
-            raise SystemExit(f"error: the README asks for the row {name}; there are {', '.join(by_name)}")
-        row = by_name[name]
+    for row in sorted((row for row in rows if row.name in found[2].split()), key=lambda row: found[2].index(row.name)):
         solved, middle, _, minutes = row.held(row.marks[0])
         control = row.control.iqm() if row.control else "-"
-        lines.append([name, row.iqm(), row.worst(), f"{solved} at {row.marks[0]:g}", middle, minutes, control])
+        lines.append([row.name, row.iqm(), row.worst(), f"{solved} at {row.marks[0]:g}", middle, minutes, control])
     table = markdown("task | argmax: IQM of seeds | worst | held | M steps | minutes | memoryless", lines)
     return f"{text[: found.end(1)]}\n{table}\n{text[found.start(3) :]}"
 
@@ -308,8 +282,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-o", "--out", type=Path, help="where to write: default report/ in the first folder")
     parser.add_argument("--publish", action="store_true", help="add the runs to benchmark/results, and make it again")
     args = parser.parse_args(argv)
-    if not args.folders and not args.publish:
-        parser.error("name a folder of runs, or --publish to make the published tables again")
+    if not all(map(os.path.isdir, args.folders)) or not (args.folders or args.publish):
+        parser.error("name folders of runs, or --publish to make the published tables again")
     out = args.out or (ROOT / "benchmark" / "results" if args.publish else Path(args.folders[0], "report"))
     if (out / "raw").is_dir() and not args.publish:
         parser.error(f"-o {out} holds published results; add --publish if they are to change")
@@ -322,15 +296,13 @@ def main(argv: list[str] | None = None) -> int:
             path = out / "raw" / f"{record['row']}__{record['seed']}.json"
             if path in known and identity(known[path]) != identity(record):
                 raise SystemExit(f"error: {path} is of other flags; remove it, or give one another --exp-name")
-            known[path] = record
-            lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items())
+            known[path], lines = record, (f"{json.dumps(k)}: {json.dumps(v)}" for k, v in record.items())
             files[path] = "{\n" + ",\n".join(lines) + "\n}\n"
         records = list(known.values())
     rows = make_rows(records)
     if not rows:
         raise SystemExit(f"error: no finished run in {' '.join(args.folders) or out}")
-    notes = (out / "notes.md").read_text(encoding="utf-8") if (out / "notes.md").is_file() else ""
-    files[out / "README.md"] = tables(rows, notes)
+    files[out / "README.md"] = tables(rows, out / "notes.md")
     files |= {out / name: picture(rows, axis) for axis, name in PICTURES.items()}
     if args.publish and not args.out:
         files[ROOT / "README.md"] = readme_table((ROOT / "README.md").read_text(encoding="utf-8"), rows)

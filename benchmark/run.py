@@ -1,13 +1,11 @@
 """Rows of commands x seeds, several at a time: the one runner behind the launchers, sweep.py and slurm.sh.
 
-    bash benchmark/ppo_lstm_minigrid.sh -w 2 -g memory-s13 -s 1-3
     python benchmark/run.py --rows "tmaze | ppo_lstm_tmaze.py --total-timesteps 500000 | 1-5 | 1-3" -w 2
 
 A row is: name | script and flags | seeds | seeds of the memoryless control, which has the same flags and --memoryless.
-Further flags for every run follow "--". A script is looked for here and in the repository. Runs go to runs/, what they
-print to runs/logs/{name}__{seed}.log. Start the same command again to go on: a run that finished with the same flags
-is skipped, one that was stopped is resumed. Ctrl-C or TERM lets the runs save, a second one ends them at once. The same
-command started several times shares the list, for example with CUDA_VISIBLE_DEVICES=0 and 1.
+Further flags for every run follow "--". Runs go to runs/, what they print to runs/logs/{name}__{seed}.log. Start it
+again to go on: a run that finished with the same flags is skipped, one that was stopped is resumed. Ctrl-C or TERM lets
+the runs save, a second one ends them at once. Several may share a list, each with its own CUDA_VISIBLE_DEVICES, say.
 """
 
 import argparse
@@ -42,19 +40,18 @@ def load_script(path: Path):
     return importlib.import_module(path.stem)
 
 
-def words(script, args: dict) -> list[str]:
+def words(script, args: dict, without: tuple = ()) -> list[str]:
     """The flags that differ from the script's defaults, each of them once; all flags where there is no script."""
     line, defaults = [], {field.name: field.default for field in fields(script.Args)} if script else {}
     for name, value in args.items():
-        flag, default = name.replace("_", "-"), defaults.get(name, MISSING)
-        if value == (list(default) if isinstance(default, tuple) else default):
+        flag, value = name.replace("_", "-"), tuple(value) if isinstance(value, list) else value
+        if name in without or value == defaults.get(name, MISSING):
             continue
         if isinstance(value, bool):
             line.append(f"--{flag}" if value else f"--no-{flag}")
-        elif isinstance(value, list):
-            line += [f"--{flag}", *map(str, value)]
-        else:
-            line += [f"--{flag}={value}"] if str(value).startswith("-") else [f"--{flag}", str(value)]
+        else:  # a text that begins with "-" would be taken for a flag
+            values = value if isinstance(value, tuple) else (value,)
+            line += [f"--{flag}={value}"] if str(value).startswith("-") else [f"--{flag}", *map(str, values)]
     return line
 
 
@@ -68,14 +65,13 @@ def read(path: Path):
 
 def split_argv(argv: list[str] | None) -> tuple[list[str], list[str]]:
     """What stands before "--" and behind it."""
-    argv = sys.argv[1:] if argv is None else argv
-    border = argv.index("--") if "--" in argv else len(argv)
-    return argv[:border], argv[border + 1 :]
+    argv = [*(sys.argv[1:] if argv is None else argv), "--"]
+    return argv[: argv.index("--")], argv[argv.index("--") + 1 : -1]
 
 
 def commit() -> str:
-    describe = f"git -C {shlex.quote(str(ROOT))} describe --always --dirty --exclude '*' 2>/dev/null"
-    return subprocess.getoutput(describe) or "unknown"
+    git = f"git -C {shlex.quote(str(ROOT))} describe --always --dirty --exclude '*' 2>/dev/null"
+    return subprocess.getoutput(git) or "unknown"
 
 
 @dataclass
@@ -96,14 +92,15 @@ class Job:
         return f"{self.args['exp_name']} seed {self.args['seed']}"
 
     def command(self) -> list[str]:
-        args = {name: value for name, value in self.args.items() if name != "num_threads"}  # the runner's
-        return [self.path.name, *words(load_script(self.path), args)]
+        return [self.path.name, *words(load_script(self.path), self.args, without=("num_threads",))]
 
     def is_of(self, note) -> bool:
-        """Whether an args.json or results.json is of this job."""
+        """Whether an args.json or results.json is of this job, and not of an evaluation alone."""
         args = note.get("args") if isinstance(note, dict) and note.get("script") == self.path.name else None
-        return isinstance(args, dict) and all(self.args.get(name, MISSING) == args.get(name, MISSING)
-                                              for name in (self.args.keys() | args.keys()) - INCIDENTAL)  # fmt: skip
+        if not isinstance(args, dict) or args.get("eval_only"):
+            return False
+        names = (self.args.keys() | args.keys()) - INCIDENTAL
+        return all(self.args.get(name, MISSING) == args.get(name, MISSING) for name in names)
 
     def runs(self) -> tuple[Path | None, Path | None]:
         """Its run folder that is finished and the newest that was stopped. ValueError where results cannot be read."""
@@ -170,8 +167,7 @@ def run_job(job: Job, threads: int, signals: list[int]) -> str | None:
         if signals:
             return None
         note = f"{commit()}: python {shlex.join(job.command())}\n"
-        log.write(f"$ {note}")
-        log.flush()
+        print("$", note, file=log, flush=True)
         say("resumed" if stopped else "started", job, path)
         command = [sys.executable, str(job.path), *job.command()[1:], "--num-threads", str(threads)]
         env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
@@ -184,68 +180,58 @@ def run_job(job: Job, threads: int, signals: list[int]) -> str | None:
                 process.terminate()
             time.sleep(0.05)
 
-    finished, stopped = job.runs()
+    (finished, stopped), lines = job.runs(), path.read_text(encoding="utf-8", errors="replace").splitlines()
     if finished or stopped:
         with open((finished or stopped) / "command.txt", "a", encoding="utf-8") as file:
             file.write(note)
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     if finished and (process.returncode == 0 or passed_on):
         return say("done", job, lines[-1])
     if passed_on:
         return say("stopped", job, path)
-    why = f"exit code {process.returncode}" + ("" if process.returncode else ", but no results.json of these flags")
+    why = f"exit code {process.returncode}" if process.returncode else "exit code 0, but no results.json of these flags"
     return say("FAILED", job, "\n    ".join([f"{why}; the end of {path}:", *lines[-8:]]))
 
 
-def run(jobs: list[Job], workers: int, threads: int) -> int:
-    """Run the jobs in ./runs, `workers` at a time. -> 0, 1 if one failed, 128 + n after signal n."""
-    os.makedirs("runs/logs", exist_ok=True)
-    signals = []
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: signals.append(number))
-
-    def try_job(job):
-        try:
-            return run_job(job, threads, signals)
-        except (OSError, ValueError) as error:
-            return say("FAILED", job, error)
-
-    with ThreadPoolExecutor(workers) as pool:
-        count = collections.Counter(pool.map(try_job, jobs))
-    print(f"{len(jobs)} jobs: {count['finished'] + count['done']} finished, {count['FAILED']} failed, "
-          f"{count['stopped']} stopped, {count['elsewhere']} in other runners")  # fmt: skip
-    return 128 + signals[0] if signals else int(count["FAILED"] > 0)
-
-
-def front(parser, argv: list[str] | None, make, after=lambda jobs: None) -> int:
-    """The command line of all that start jobs -> exit code. make(options, flags behind "--") -> jobs; after(jobs)."""
+def front(parser, argv: list[str] | None, make, after=lambda options, jobs: None) -> int:
+    """The command line of all that start jobs: make(options, flags behind "--") -> jobs, after(options, jobs) when they
+    have run. -> exit code: 0, 1 if one failed, 2 for a bad flag, 128 + n after signal n."""
     parser.add_argument("-w", "--workers", type=int, default=1, help="runs at a time (1)")
     parser.add_argument("-t", "--threads", type=int, default=1, help="CPU threads of each run (1)")
     parser.add_argument("-o", "--out", default=".", help="folder to work in (.)")
     parser.add_argument("-j", "--job", type=int, help="only this job of the list, counted from 1")
     parser.add_argument("-l", "--list", action="store_true", help="list the jobs, run nothing")
     argv, further = split_argv(argv)
-    options = parser.parse_args(argv)
+    options, signals = parser.parse_args(argv), []
     for stream in (sys.stdout, sys.stderr):  # a console that cannot show a name does not end the runner
         stream.reconfigure(errors="backslashreplace")
+
+    def try_job(job):
+        try:
+            return run_job(job, options.threads, signals)
+        except (OSError, ValueError) as error:
+            return say("FAILED", job, error)
+
     try:
         jobs = make(options, further)
-        numbers = range(1, len(jobs) + 1) if options.job is None else [options.job]
-        if min(options.workers, options.threads) < 1 or not 1 <= min(numbers, default=1) <= len(jobs):
-            raise ValueError(f"-w and -t are at least 1, -j is between 1 and {len(jobs)}, the number of jobs")
-        jobs = [jobs[number - 1] for number in numbers]
+        chosen = [(n, job) for n, job in enumerate(jobs, 1) if options.job in (None, n)]
+        if min(options.workers, options.threads, len(chosen)) < 1:
+            raise ValueError(f"-w and -t are at least 1, -j is one of the {len(jobs)} jobs")
         if options.list:
-            for number, job in zip(numbers, jobs, strict=True):
-                print(f"{number} {job}: {shlex.join(job.command())}")
+            print("\n".join(f"{n} {job}: {shlex.join(job.command())}" for n, job in chosen))
             return 0
-        os.makedirs(options.out, exist_ok=True)
+        os.makedirs(Path(options.out, "runs/logs"), exist_ok=True)
         os.chdir(options.out)
-        status = run(jobs, options.workers, options.threads)
-        after(jobs)
-        return status
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: signals.append(number))
+    with ThreadPoolExecutor(options.workers) as pool:
+        count = collections.Counter(pool.map(try_job, [job for _, job in chosen]))
+    print(f"{len(chosen)} jobs: {count['finished'] + count['done']} finished, {count['FAILED']} failed, "
+          f"{count['stopped']} stopped, {count['elsewhere']} in other runners")  # fmt: skip
+    after(options, [job for _, job in chosen])
+    return 128 + signals[0] if signals else int(count["FAILED"] > 0)
 
 
 def main(argv: list[str] | None = None) -> int:

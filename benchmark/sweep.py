@@ -2,9 +2,8 @@
 
     python benchmark/sweep.py benchmark/sweep_minigrid.yaml -n 20 -w 2 -- --total-timesteps 500000
 
-Draws n settings and runs each as {file name}-000, -001, ... (see run.py); draw i is the same whatever n is. Start it
-again to go on; a larger -n adds draws. At the end there is a table, best first, by the file's metric in the final
-evaluation. The file's `command` is for W&B: here each value is passed on as it is, false and lists too.
+Draws n settings and runs each as {file name}-000, -001, ... (see run.py); draw i is the same whatever n is. Prints a
+table, best first, by the file's metric in the final evaluation. Each value is passed on as it is, false and lists too.
 """
 
 import argparse
@@ -41,33 +40,34 @@ def draw(rng: random.Random, name: str, spec: dict):
 def flags(name: str, value) -> list[str]:
     """The words of the command line."""
     name = name.replace("_", "-")
-    if isinstance(value, bool):  # no-x: the flag that changes a true default, as W&B has to write it
+    if isinstance(value, bool):  # W&B's files have to say no_x: true for x: false
         yes = name.removeprefix("no-")
         return [f"--{yes}" if value == (name == yes) else f"--no-{yes}"]
     return [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
 
 
-def make_jobs(path: Path, number: int, seed: int, further: list[str]) -> tuple[list[Job], dict]:
-    """-> the draws and the file. Raises ValueError for what cannot be run, or ranked, here."""
+def make_jobs(path: Path, number: int, seed: int, further: list[str]) -> list[Job]:
+    """The draws. Raises ValueError for what cannot be run, or ranked, here."""
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     missing = {"program", "method", "metric", "parameters"} - config.keys()
     if missing or config["method"] != "random":
         raise ValueError(f"{path} {f'lacks {min(missing)}' if missing else 'needs method: random'}")
     metric = re.fullmatch(METRIC, config["metric"]["name"])
     if not metric:
-        raise ValueError(f"{path}: {config['metric']['name']} is no metric of the final evaluation, such as eval/success_rate")
+        raise ValueError(f"{path}: the metric {config['metric']['name']} is not of the form {METRIC}")
     jobs, name = [], path.stem + (f"-s{seed}" if seed else "")
     for index in range(number):
         rng = random.Random(f"{seed} {index}")
-        drawn = [word for item in config["parameters"].items() for word in flags(item[0], draw(rng, *item))]
-        jobs.append(Job.parse(ROOT / config["program"], ["--exp-name", f"{name}-{index:03d}", *drawn, *further]))
+        words = [word for item in config["parameters"].items() for word in flags(item[0], draw(rng, *item))]
+        jobs.append(Job.parse(ROOT / config["program"], ["--exp-name", f"{name}-{index:03d}", *words, *further]))
         if metric[3] and metric[3] not in (jobs[-1].args["env_id"], *jobs[-1].args["eval_env_id"]):
             raise ValueError(f"{path}: the metric asks for {metric[3]}, but draw {index} is not evaluated on it")
-    return jobs, config
+    return jobs
 
 
-def table(jobs: list[Job], config: dict) -> str:
+def table(path: Path, jobs: list[Job]) -> str:
     """The finished draws, best first, with the arguments that differ, as the runs have noted them."""
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
     prefix, metric, env_id = re.fullmatch(METRIC, config["metric"]["name"]).groups()
     mode, finished = {"eval": "argmax", "eval_sampled": "sampled"}[prefix], []
     for folder in filter(None, (job.runs()[0] for job in jobs)):
@@ -76,7 +76,7 @@ def table(jobs: list[Job], config: dict) -> str:
     finished.sort(key=lambda entry: entry[0], reverse=config["metric"].get("goal", "minimize") == "maximize")
     differing = [name for name in jobs[0].args if len({str(args[name]) for _, _, args in finished}) > 1]
     lines = [[config["metric"]["name"], "steps/s", *differing]]
-    lines += [[f"{score:.4g}", f"{SPS:,.0f}", *(str(args[name]) for name in differing)] for score, SPS, args in finished]
+    lines += [[f"{score:.4g}", f"{SPS:,.0f}", *(str(args[n]) for n in differing)] for score, SPS, args in finished]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = "".join("  ".join(map(str.rjust, line, widths)) + "\n" for line in lines)
     return f"{text}{len(finished)} of {len(jobs)} draws have finished"
@@ -84,17 +84,11 @@ def table(jobs: list[Job], config: dict) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="a sweep file, benchmark/sweep_*.yaml")
+    parser.add_argument("file", type=lambda path: Path(path).resolve(), help="a sweep file, benchmark/sweep_*.yaml")
     parser.add_argument("-n", type=int, default=20, help="draws (20)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws (0)")
-    config = {}
-
-    def make(options, further):
-        jobs, found = make_jobs(options.file, options.n, options.seed, further)
-        config.update(found)
-        return jobs
-
-    return front(parser, argv, make, lambda jobs: print(table(jobs, config)))
+    return front(parser, argv, lambda o, further: make_jobs(o.file, o.n, o.seed, further),
+                 lambda o, jobs: print(table(o.file, jobs)))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,23 +1,22 @@
 """Minutes of training until the exact success rate is 0.97: this project's script beside sb3-contrib's RecurrentPPO.
 
     python benchmark/time_to_solve.py --seeds 1-3 -o benchmark/results/time_to_solve.json       # up to an hour a run
-    python benchmark/time_to_solve.py --sides ours -- --env-id MiniGrid-MemoryS17Random-v0
 
 Sides: ours; sb3-same, with our flags as far as it has them; sb3-own, its own defaults on eight environments. All are
 evaluated by the script's `evaluate`, argmax from every start of a Memory task, as often in steps as our flags say. One
-thread each, one run after another. The minutes leave out start-up and evaluation. benchmark/requirements.txt has sb3.
+thread each, one run after another. The minutes leave out start-up and evaluation. Flags of the script follow "--".
 """
 
 import argparse
 import json
-import os
 import signal
 import sys
 import time
+import types
 from pathlib import Path
 
 from run import commit, parse_seeds, split_argv
-from throughput import call, log_to, machine, parse_flags, sb3_model
+from throughput import call, log_to, machine, parse_flags, train_sb3
 
 SIDES = ("ours", "sb3-same", "sb3-own")
 
@@ -45,7 +44,6 @@ def solve(side: str, flags: list[str], target: float, most: float) -> dict:
             stop.append(signal.SIGTERM)
 
     log_to(add_scalar)
-    os.mkdir("run")
     script.train(args, run_dir="run", stop=stop)
     return result
 
@@ -53,35 +51,25 @@ def solve(side: str, flags: list[str], target: float, most: float) -> dict:
 def solve_with_sb3(script, args, same_flags: bool, evaluated) -> None:
     import numpy as np
     import torch
-    from stable_baselines3.common.callbacks import BaseCallback
 
-    torch.set_num_threads(args.num_threads)
-    model, one_hot = sb3_model(args, args.num_envs if same_flags else 8, same_flags)
+    clock, last = [time.perf_counter()], [0]
 
-    class Player:  # what `evaluate` asks of an agent
-        def initial_state(self, number):
-            return None
-
-        def act(self, x, state, done, generator=None):
+    def enough(steps, model, one_hot):
+        def act(x, state, done, generator=None):
             views = np.stack([one_hot(view) for view in x.numpy()])
             actions, state = model.predict(views, state, done.bool().numpy(), deterministic=generator is None)
             return torch.from_numpy(actions), state
 
-    class Evaluations(BaseCallback):
-        began, last, over = time.perf_counter(), 0, False
+        now, success = time.perf_counter(), 0.0
+        if steps - last[0] >= args.eval_every * args.num_envs * args.num_steps:
+            last[0] = steps
+            player = types.SimpleNamespace(initial_state=lambda number: None, act=act)  # what `evaluate` needs
+            success = script.evaluate(player, args, args.env_id, "cpu")["argmax"]["success_rate"]
+        over = evaluated(success, steps, now - clock[0])
+        clock[0] += time.perf_counter() - now  # it stands during evaluations
+        return over
 
-        def _on_rollout_start(self):
-            now, success = time.perf_counter(), 0.0
-            if self.num_timesteps - self.last >= args.eval_every * args.num_envs * args.num_steps:
-                self.last = self.num_timesteps
-                success = script.evaluate(Player(), args, args.env_id, "cpu")["argmax"]["success_rate"]
-            self.over = evaluated(success, self.num_timesteps, now - self.began)
-            self.began += time.perf_counter() - now  # the clock stands while it evaluates
-
-        def _on_step(self):
-            return not self.over
-
-    model.learn(args.total_timesteps if same_flags else 10**12, Evaluations())
+    train_sb3(args, args.num_envs if same_flags else 8, same_flags, enough)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -93,6 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-o", "--out", type=Path, help="JSON file for the results")
     argv, flags = split_argv(argv)
     options, rows = parser.parse_args(argv), []
+    about = {"date": time.strftime("%Y-%m-%d"), "commit": commit(), "machine": machine(), "flags": flags,
+             "target": options.target, "limit": options.limit}  # fmt: skip
     for seed, side in ((seed, side) for seed in options.seeds for side in options.sides):
         row = call("time_to_solve", "solve", 120 * options.limit + 120, side=side, flags=[*flags, "--seed", str(seed)],
                    target=options.target, most=options.limit)  # fmt: skip
@@ -101,9 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{side:<9} seed {seed}: {text}", flush=True)
         rows.append({"side": side, "seed": seed, **row})
         if options.out:
-            record = {"date": time.strftime("%Y-%m-%d"), "commit": commit(), "machine": machine(), "flags": flags,
-                      "target": options.target, "limit": options.limit, "rows": rows}  # fmt: skip
-            options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            options.out.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
     return int(any("error" in row for row in rows))
 
 
