@@ -11,16 +11,13 @@ rollout, M = sequences of a minibatch, D = observation size, F = encoded size, H
 LSTM states are pairs (h, c) of (1, N, H), as torch.nn.LSTM has them.
 
 What the LSTM adds to PPO; the comments below cite these:
-[L1] dones[t] is 1 where obs[t] is the first observation of an episode; the state is zeroed before it reads obs[t].
-     next_done belongs to next_obs (Huang et al. 2022, "The 37 Implementation Details of PPO", recurrent details).
-[L2] A rollout is cut into chunks of L steps. Each starts from the state that the rollout had there, and gradients stop
-     there (stored states: Kapturowski et al. 2019, "Recurrent Experience Replay").
+[L1] dones[t] is 1 where obs[t] begins an episode; the state is zeroed before it reads obs[t] (Huang et al. 2022, "The
+     37 Implementation Details of PPO"; below "37 details").
+[L2] Rollouts are cut into chunks of L steps that begin with the states the rollout had there (Kapturowski et al. 2019).
 [L3] Minibatches shuffle whole sequences, never steps, so that each is consecutive and from one environment.
 [L4] One matrix product projects the inputs of all steps; only hidden-to-hidden is sequential (Appleyard et al. 2016).
-[L5] A time limit is not a termination: the return bootstraps from V(final_obs), read with the state after the last
-     step, not reset (Pardo et al. 2018, "Time Limits in RL").
-[L6] Orthogonal LSTM weights and zero biases (37 details), except the forget gate's bias of 1, so that a new memory
-     fades slowly (Jozefowicz et al. 2015, "An Empirical Exploration of Recurrent Network Architectures").
+[L5] A time limit is not a termination: bootstrap from V(final_obs), with the state not reset (Pardo et al. 2018).
+[L6] Orthogonal weights, zero biases (37 details), but 1 for the forget gate: memories fade slowly (Jozefowicz 2015).
 [L7] With random moves the policy is the mixture (1 - e) pi + e uniform: sampling, log-prob and entropy all use it.
 [L8] The memoryless control zeroes the state before every step; the dones that GAE sees stay as they are.
 """
@@ -70,11 +67,10 @@ class Args:
 
     env_id: str = "CartPoleNoVel-v0"  # ENVIRONMENT: an id with a flat Box observation and discrete actions
 
-    # PPO: environment steps to train for, over all environments; rounded down to whole rollouts
-    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 50_000
+    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 50_000  # PPO: of all environments
     learning_rate: float = 2e-3  # Adam's step size
     num_envs: int = 8  # environments stepped together (N); under torchrun those of all processes
-    num_steps: int = 128  # steps of each environment per rollout (T)
+    num_steps: int = 128  # steps of each environment per rollout (T); total_timesteps is cut to whole rollouts
     anneal_lr: bool = True  # let the learning rate fall linearly to zero
     gamma: float = 0.99  # discount per step
     gae_lambda: float = 0.95  # lambda of generalised advantage estimation
@@ -135,35 +131,30 @@ class Encoder(nn.Module):
         return x if self.linear is None else self.linear(x).relu()
 
 
-def recurrence(inputs, weight_hh, h, c, not_first):
-    """The sequential part of an LSTM, gates in torch.nn.LSTM's order. inputs (T, N, 4H): W_ih x + b_ih + b_hh; h, c (N, H)
-    before the first step; not_first (T, N, 1): 0 where a step begins an episode -> hidden (T, N, H), last h and c."""
+def recurrence(inputs, weight_hh, h, c, not_first, history):
+    """The sequential part of an LSTM, gates as in torch.nn.LSTM. inputs (T, N, 4H): W_ih x + b_ih + b_hh; h, c (N, H)
+    before the first step; not_first (T, N, 1): 0 where one begins an episode -> hidden (T, N, H), the last h and c."""
     hidden = []
     for x, keep in zip(inputs, not_first, strict=True):
-        h, c = h * keep, c * keep  # [L1]
-        i, f, g, o = torch.addmm(x, h, weight_hh.t()).chunk(4, 1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
+        last_h, last_c = h * keep, c  # [L1]
+        i, f, g, o = torch.addmm(x, last_h, weight_hh.t()).chunk(4, 1)
+        i, f, g, o = i.sigmoid(), f.sigmoid() * keep, g.tanh(), o.sigmoid()  # [L1] a closed forget gate empties c
+        c = (f * last_c).addcmul_(i, g)
+        tanh_c = c.tanh()
+        h = o * tanh_c
         hidden.append(h)
+        history += last_h, last_c, i, f, g, o, tanh_c  # for LSTMRecurrence
     return torch.stack(hidden), h, c
 
 
 class LSTMRecurrence(torch.autograd.Function):
-    """The same with its back-propagation written out: fewer operations than autograd's, training an eighth faster."""
+    """`recurrence` with its back-propagation written out: fewer operations than autograd's, and an eighth faster."""
+
     @staticmethod
     def forward(ctx, inputs, weight_hh, h, c, not_first):
-        hidden, history = [], []
-        for x, keep in zip(inputs, not_first, strict=True):
-            last_h, last_c = h * keep, c
-            i, f, g, o = torch.addmm(x, last_h, weight_hh.t()).chunk(4, 1)
-            i, f, g, o = i.sigmoid(), f.sigmoid() * keep, g.tanh(), o.sigmoid()  # a closed forget gate empties c
-            c = (f * last_c).addcmul_(i, g)
-            tanh_c = c.tanh()
-            h = o * tanh_c
-            hidden.append(h)
-            history += last_h, last_c, i, f, g, o, tanh_c
+        outputs = recurrence(inputs, weight_hh, h, c, not_first, history := [])
         ctx.save_for_backward(weight_hh, not_first, *history)
-        return torch.stack(hidden), h, c
+        return outputs
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -172,7 +163,7 @@ class LSTMRecurrence(torch.autograd.Function):
         by_sigmoid, by_tanh = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
         d_gates = []
         for t in reversed(range(len(not_first))):
-            _, last_c, i, f, g, o, tanh_c = history[7 * t : 7 * t + 7]  # the seven that forward kept at step t
+            _, last_c, i, f, g, o, tanh_c = history[7 * t : 7 * t + 7]
             dh = dh + d_hidden[t]
             dc = torch.addcmul(dc, dh, by_tanh(o, tanh_c))
             d_i, d_f, d_g = by_sigmoid(dc * g, i), by_sigmoid(dc * last_c, f), by_tanh(dc * i, g)
@@ -188,9 +179,9 @@ def sample(probs, generator=None):
 
 
 class Agent(nn.Module):
-    """Encoder -> LSTM -> actor and critic; the interface is CleanRL's (ppo_atari_lstm.py). Methods read x (T * N, D), time
-    first, lstm_state (h, c) of (1, N, H) from before the first step, and done (T * N,) float, 1 where x is an episode's
-    first observation. A single step is T = 1. With an `index` (T * N,) what is read is x[index]."""
+    """Encoder -> LSTM -> actor and critic; the interface is CleanRL's (ppo_atari_lstm.py). Methods read x (T * N, D),
+    time first, lstm_state (h, c) of (1, N, H) from before the first step, and done (T * N,) float, 1 where x begins an
+    episode. A single step is T = 1. With an `index` (T * N,) what is read is x[index]."""
 
     def __init__(self, obs_space: gym.spaces.Box, num_actions: int, args: Args):
         super().__init__()
@@ -199,8 +190,7 @@ class Agent(nn.Module):
         for name, parameter in self.lstm.named_parameters():  # [L6]
             nn.init.zeros_(parameter) if "bias" in name else nn.init.orthogonal_(parameter)
         self.lstm.bias_ih_l0.data[args.hidden_size : 2 * args.hidden_size] = 1.0
-        self.actor = self._head(args, num_actions, 0.01)
-        self.critic = self._head(args, 1, 1.0)
+        self.actor, self.critic = self._head(args, num_actions, 0.01), self._head(args, 1, 1.0)
         self.memoryless, self.rand_move_eps = args.memoryless, args.rand_move_eps
 
     @staticmethod
@@ -249,19 +239,15 @@ class Agent(nn.Module):
         action = sample(self.get_probs(hidden)) if action is None else action
         return action, *self.evaluate_actions(hidden, action), lstm_state
 
-    def get_logits(self, x, lstm_state, done):
-        """-> logits (T * N, A) of the policy without random moves, the state after the last step."""
-        hidden, lstm_state = self.get_states(x, lstm_state, done)
-        return self.actor(hidden), lstm_state
-
     def act(self, x, lstm_state, done, generator=None):
         """-> action (T * N,) without random moves, state: the most probable one, or drawn from a `generator`."""
-        logits, lstm_state = self.get_logits(x, lstm_state, done)
-        return logits.argmax(-1) if generator is None else sample(logits.softmax(-1), generator), lstm_state
+        hidden, lstm_state = self.get_states(x, lstm_state, done)
+        probs = self.actor(hidden).softmax(-1)
+        return probs.argmax(-1) if generator is None else sample(probs, generator), lstm_state
 
 
 def gae(rewards, values, dones, next_value, next_done, gamma: float, gae_lambda: float):
-    """Generalised advantage estimation (Schulman et al. 2016, eq. 16) of (T, N), next_* (N,) -> advantages, returns (T, N).
+    """Generalised advantage estimation (Schulman et al. 2016, eq. 16) -> advantages, returns, (T, N) each.
     dones[t + 1] says that the episode of step t ended with it; nothing passes over that border."""
     discount = gamma * (1.0 - torch.cat((dones[1:], next_done[None])))
     delta = rewards + discount * torch.cat((values[1:], next_value[None])) - values
@@ -287,15 +273,15 @@ def all_mean(x):
 
 
 def ppo_loss(newlogprob, entropy, newvalue, logprobs, advantages, returns, values, args: Args):
-    """PPO's clipped objective (Schulman et al. 2017, eq. 7, 9) on a minibatch of any one shape -> loss, stats (detached).
-    The first three arguments are the present network's, the next four the rollout's."""
+    """PPO's clipped objective (Schulman et al. 2017, eq. 7, 9) -> loss, stats (detached). Arguments have any one shape;
+    the first three are the present network's, the next four the rollout's."""
     logratio = newlogprob - logprobs
     ratio = logratio.exp()
     if args.norm_adv:
         advantages = advantages - all_mean(advantages.mean())
         advantages = advantages / (all_mean(advantages.square().mean()).sqrt() + 1e-8)
-    clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
-    policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
+    clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
+    policy_loss = -torch.min(advantages * ratio, advantages * clipped_ratio).mean()
     value_error = (newvalue - returns) ** 2
     if args.clip_vloss:
         v_clipped = values + (newvalue - values).clamp(-args.clip_coef, args.clip_coef)
@@ -312,10 +298,9 @@ def ppo_loss(newlogprob, entropy, newvalue, logprobs, advantages, returns, value
 def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None, stop: list | tuple = ()):
     """Train, or continue from `checkpoint` -> the agent, and what results.json holds ({} if stopped early).
 
-    Writes to `run_dir`, by default a new folder under runs/. A signal number in `stop`, which a handler may put there
-    at any time, ends training after the iteration, with a checkpoint. Raises UsageError before anything is written,
-    OSError where a checkpoint cannot be, FloatingPointError if a gradient or an evaluated return is not finite.
-    """
+    Writes to `run_dir`, by default a new folder under runs/. A number in `stop`, which a signal handler may put there,
+    ends training after the iteration, with a checkpoint. Raises UsageError before anything is written, OSError where a
+    checkpoint cannot be, FloatingPointError if a gradient is not finite."""
     # ---- SETUP
     started = time.time()
     torch.set_num_threads(args.num_threads)
@@ -328,25 +313,21 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         torch.cuda.set_device(device)
     if WORLD > 1:
         dist.init_process_group("nccl" if use_cuda else "gloo")
-    T, N, L = args.num_steps, args.num_envs // WORLD, args.seq_len
-    batch_size = T * args.num_envs
-    num_iterations = 0 if args.eval_only else args.total_timesteps // batch_size
+    T, N, L, batch_size = args.num_steps, args.num_envs // WORLD, args.seq_len, args.num_steps * args.num_envs
+    num_iterations = args.total_timesteps // batch_size
     envs = make_envs(args, args.env_id, N, device)
     agent = Agent(envs.single_observation_space, int(envs.single_action_space.n), args).to(device)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, fused=True)
     forward = torch.compile(agent.get_action_and_value, dynamic=False) if args.compile else agent.get_action_and_value
-
     progress = {"global_step": 0, "train_seconds": 0.0, "results": {}, "wandb_run_id": None} | (checkpoint or {})
     global_step, train_seconds, results = (progress[name] for name in ("global_step", "train_seconds", "results"))
-    results = {} if args.eval_only else results
 
     # ---- STORAGE
     seeds = task_envs.spawn_seeds(args.seed, args.num_envs + WORLD, global_step)  # of each environment and each process
     if RANK or checkpoint:  # the weights begin the same in each process, what is drawn does not
         torch.manual_seed(seeds[args.num_envs + RANK])
     next_obs, _ = envs.reset(seed=seeds[RANK * N : (RANK + 1) * N])
-    next_done = torch.ones(N, device=device)  # [L1] the first observation of each environment begins an episode
-    next_lstm_state = agent.initial_state(N)
+    next_done, next_lstm_state = torch.ones(N, device=device), agent.initial_state(N)  # [L1] obs[0] begins an episode
     obs = torch.zeros((T, *next_obs.shape), dtype=next_obs.dtype, device=device)  # (T, N, D)
     final_obs = torch.zeros_like(obs)  # (T, N, D) what followed step t, before any reset
     timed_out = torch.zeros((T, N), dtype=torch.bool, device=device)  # (T, N) step t ended its episode by a time limit
@@ -359,8 +340,15 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         restore(checkpoint, args, agent, optimizer, envs, [next_obs, next_done, running_stats, *next_lstm_state])
     for parameter in agent.parameters() if WORLD > 1 else ():
         dist.broadcast(parameter.data, 0)  # the same seed on another CPU may give other last bits
-    log = Log(args, run_dir, global_step, progress["wandb_run_id"])
-    log.say(f"{args.env_id} on {device} -> {log.run_dir}; first step after {time.time() - started:.1f} s")
+    if RANK == 0:  # one process logs, evaluates and saves
+        run_dir, lock, writer, wandb = open_run(args, run_dir, global_step, progress["wandb_run_id"])
+        attempt(print, f"{args.env_id} on {device} -> {run_dir}; first step after {time.time() - started:.1f} s")
+
+    def log(metrics):
+        for name, value in metrics.items():
+            attempt(writer.add_scalar, name, value, global_step)
+        if wandb:
+            attempt(wandb.log, {**metrics, "global_step": global_step})
 
     def run_evaluation():
         results = {}
@@ -368,9 +356,15 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             results[env_id] = evaluate(agent, args, env_id, device, stop)
             if stop:
                 return {}
-            log.evaluation(results[env_id], env_id, global_step)
+            for prefix, (mode, result) in zip(("eval", "eval_sampled"), results[env_id].items(), strict=True):
+                attempt(tqdm.write, f"{env_id} after {global_step:,} steps, {mode}: {result}")
+                suffix = "" if env_id == args.env_id else f"/{env_id}"
+                log({f"{prefix}/{name}{suffix}": value for name, value in result.items()})
             if args.capture_video:
-                log.videos(agent, env_id, global_step)
+                film = make_env(args, env_id), agent.act, agent.initial_state(1), f"{run_dir}/videos"
+                paths = attempt(task_envs.record_videos, *film, f"{env_id}-step-{global_step}", 3)
+                if wandb and paths:
+                    log({f"videos/{n}": wandb.Video(path, format="mp4") for n, path in enumerate(paths)})
         return results
 
     def save(name):
@@ -379,12 +373,16 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         states = [state] * WORLD
         if WORLD > 1:
             dist.all_gather_object(states, state)
-        log.save(name, {"agent": agent.state_dict(), "optimizer": optimizer.state_dict(), "ranks": states, "results": results,
-                        "global_step": global_step, "train_seconds": train_seconds})  # fmt: skip
+        if RANK == 0:
+            attempt(writer.flush)  # what is logged before a checkpoint is not logged again after it
+            buffer = io.BytesIO()  # torch.save itself, on a full disk, may raise anything
+            torch.save({"script": SCRIPT, "args": asdict(args), "agent": agent.state_dict(), "ranks": states,
+                        "optimizer": optimizer.state_dict(), "results": results, "global_step": global_step,
+                        "train_seconds": train_seconds, "wandb_run_id": wandb and wandb.run.id}, buffer)
+            write_file(f"{run_dir}/{name}", buffer.getvalue())
 
     last_save = 0.0  # the first iteration is saved: a full disk shows at once
-    bar = tqdm(total=num_iterations * batch_size, initial=global_step, unit="step", unit_scale=True,
-               disable=RANK > 0 or not num_iterations or not sys.stderr.isatty())  # fmt: skip
+    bar = tqdm(total=num_iterations * batch_size, initial=global_step, unit_scale=True, disable=RANK > 0 or None)
     for iteration in range(global_step // batch_size + 1, num_iterations + 1):
         iteration_start = time.time()
         if args.anneal_lr:
@@ -409,21 +407,20 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
 
             # ---- ADVANTAGES
             t, n = timed_out.nonzero(as_tuple=True)
-            rewards_with_bootstrap = rewards * args.reward_scale
+            bootstrapped = rewards * args.reward_scale
             if len(t):  # [L5] all final states of the rollout in one batch; the state after step t enters step t + 1
                 state = lstm_h[t + 1, n][None], lstm_c[t + 1, n][None]
                 final_value = agent.get_value(final_obs[t, n], state, torch.zeros(len(t), device=device))
-                rewards_with_bootstrap[t, n] += args.gamma * final_value
+                bootstrapped[t, n] += args.gamma * final_value
             next_value = agent.get_value(next_obs, next_lstm_state, next_done)
-            advantages, returns = gae(rewards_with_bootstrap, values, dones, next_value, next_done,
-                                      args.gamma, args.gae_lambda)  # fmt: skip
+            advantages, returns = gae(bootstrapped, values, dones, next_value, next_done, args.gamma, args.gae_lambda)
 
         # ---- UPDATE
         rows, index = obs.flatten(0, 1), torch.arange(T * N, device=device)
         if device.type == "cpu" and not args.compile:  # a GPU would wait for the number of rows
             rows, index = distinct(rows)
         batch = index, dones, actions, logprobs, advantages, returns, values
-        batch = [x.view(-1, L, N).transpose(0, 1).reshape(L, -1) for x in batch]  # (L, B): B goes over chunks, then N [L3]
+        batch = [x.view(-1, L, N).transpose(0, 1).reshape(L, -1) for x in batch]  # (L, B), B over chunks, then N [L3]
         b_h, b_c = (x[:T:L].reshape(1, -1, args.hidden_size) for x in (lstm_h, lstm_c))  # (1, B, H) [L2]
         epochs = (torch.randperm(b_h.shape[1], device=device) for _ in range(args.update_epochs))
         all_stats = []
@@ -447,8 +444,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         means = all_mean(torch.stack([torch.stack(list(stats.values())) for stats in all_stats]).mean(0))
         metrics = {f"losses/{name}": mean for name, mean in zip(all_stats[0], means.tolist(), strict=True)}
         if not math.isfinite(metrics["losses/grad_norm"]):
-            raise FloatingPointError(f"the gradient is not finite after step {global_step}: look for NaN in the "
-                                     "environment's observations and rewards, or lower --learning-rate")  # fmt: skip
+            raise FloatingPointError("the gradient is not finite: NaN from the environment, or too large steps")
         global_step += batch_size
         train_seconds += time.time() - iteration_start
         bar.update(batch_size)
@@ -461,8 +457,9 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             metrics |= {"charts/episodic_return": ended_return.mean().item(), "charts/episodic_length":
                         ended_length.mean().item(), "charts/success_rate": solved.float().mean().item()}  # fmt: skip
         evaluates = iteration == num_iterations or (args.eval_every and iteration % args.eval_every == 0)
-        log(metrics, global_step)
-        results = run_evaluation() if evaluates else {}  # the checkpoint holds them: they are not computed twice
+        if RANK == 0:
+            log(metrics)
+            results = run_evaluation() if evaluates else {}  # the checkpoint holds them: they are not computed twice
         if args.save_every and iteration % args.save_every == 0:
             save(f"agent_{global_step}.pt")
         flags = torch.tensor([bool(stop), time.time() - last_save > 60], dtype=torch.float, device=device)
@@ -475,16 +472,16 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
 
     # ---- RESULTS
     bar.close()
-    if global_step < num_iterations * batch_size:
-        results = {}
-    elif not results:
-        results = run_evaluation()
-    if results:
-        results = {"script": SCRIPT, "env_id": args.env_id, "seed": args.seed, "args": asdict(args), "eval": results,
-                   "global_step": global_step, "wall_seconds": time.time() - started,
-                   "SPS": global_step / train_seconds if train_seconds else None}  # fmt: skip
-    log.close(results)
-    envs.close()
+    if RANK == 0:
+        results = (results or run_evaluation()) if global_step >= num_iterations * batch_size else {}
+        if results:
+            results = {"script": SCRIPT, "env_id": args.env_id, "seed": args.seed, "args": asdict(args),
+                       "global_step": global_step, "wall_seconds": time.time() - started,
+                       "SPS": global_step / train_seconds, "eval": results}  # fmt: skip
+            write_file(f"{run_dir}/results.json", json.dumps(results, indent=2).encode())
+        attempt(writer.close)
+        attempt(wandb.finish) if wandb else None
+        lock.release()
     if WORLD > 1:
         dist.destroy_process_group()
     return agent, results
@@ -495,8 +492,8 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
 
 @torch.no_grad()
 def evaluate(agent: Agent, args: Args, env_id: str, device, stop: list | tuple = ()) -> dict:
-    """Play fixed episodes of seeds that training never uses -> {"argmax": {...}, "sampled": {...}}. On Memory ids there is
-    one episode from each start, weighted by its probability, so that argmax is exact. Success is a return of at least
+    """Play fixed episodes of seeds that training never uses -> {"argmax": {...}, "sampled": {...}}. On Memory ids there
+    is one from each start, weighted by its probability, so that argmax is exact. Success is a return of at least
     `envs.success_return`. An episode counts as it stands after 10,000 steps."""
     results = {}
     env_seed, action_seed = task_envs.spawn_seeds(0, 2, evaluation=True)
@@ -518,7 +515,7 @@ def evaluate(agent: Agent, args: Args, env_id: str, device, stop: list | tuple =
             playing &= ~(terminated | truncated)
         envs.close()
         means = (x * weights for x in (returns >= task_envs.success_return(env_id), returns, lengths))
-        rate, mean_return, length = (round(x.sum().item(), 9) for x in means)  # rounded: weights add up to one, nearly
+        rate, mean_return, length = (round(x.sum().item(), 6) for x in means)  # rounded: weights add up to one, nearly
         results[mode] = {"success_rate": rate, "episodic_return": mean_return, "episodic_length": length, "episodes": N,
                          "exact": exact and mode == "argmax" and not playing.any().item()}  # fmt: skip
     return results
@@ -537,96 +534,49 @@ def refuse(reason: str):
         raise UsageError(f"{reason}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
 
 
-def attempt(function, *inputs):
+def attempt(function, *inputs, **options):
     """Call it. What a log or the console cannot take is reported once and never ends the run."""
     try:
-        return function(*inputs)
+        return function(*inputs, **options)
     except Exception as error:
         warnings.warn(f"a log failed, the run goes on: {error}", stacklevel=2)
 
 
-class Log:
-    """What the first process writes: console, TensorBoard, W&B with --track, and the files of a run folder."""
+def write_file(path: str, content: bytes) -> None:
+    """Write the file whole or not at all, even at a kill -9: under another name, flushed to disk, then renamed."""
+    with open(path + ".tmp", "wb", buffering=0) as file:
+        file.write(content)
+        os.fsync(file)
+    os.replace(path + ".tmp", path)
 
-    def __init__(self, args: Args, run_dir: str | None, global_step: int, wandb_run_id: str | None):
-        """Makes the folder if need be. Raises UsageError where it cannot be written or another process writes to it."""
-        self.args, self.wandb_run, self.writer = args, None, None
-        if RANK > 0:
-            return
-        name = f"{args.env_id.replace('/', '_')}__{args.exp_name}{'-eval' * args.eval_only}__{args.seed}"
-        self.run_dir = run_dir or f"runs/{name}__{time.time_ns() // 1000}"
-        with refuse(f"--resume: {self.run_dir} cannot be written, or another process is writing to it"):
-            os.makedirs(self.run_dir, exist_ok=True)
-            self.lock = filelock.FileLock(f"{self.run_dir}/lock")
-            self.lock.acquire(blocking=False)
-        self.write("args.json", json.dumps({"script": SCRIPT, "args": asdict(args)}, indent=2).encode())
-        if args.track:
-            import wandb
-            self.wandb_run = attempt(lambda: wandb.init(
-                project=args.wandb_project_name, entity=args.wandb_entity, name=name, dir=self.run_dir, config=asdict(args),
-                id=wandb_run_id, resume="must" if wandb_run_id else None))  # fmt: skip
-            attempt(lambda: self.wandb_run.define_metric("*", step_metric="global_step"))
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
-        # what a killed run logged after its last checkpoint is logged again: purge it
-        self.writer = SummaryWriter(self.run_dir, purge_step=global_step + 1 if global_step else None)
-        attempt(self.writer.add_text, "args", "\n".join(f"    {name}: {value}" for name, value in asdict(args).items()))
 
-    def say(self, text: str) -> None:
-        if RANK == 0:
-            attempt(tqdm.write, text)
+def open_run(args: Args, run_dir: str | None, global_step: int, wandb_run_id: str | None):
+    """-> run_dir (made if need be), its lock, its TensorBoard writer, wandb or None. Raises UsageError."""
+    from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
 
-    def __call__(self, metrics: dict, global_step: int) -> None:
-        for name, value in metrics.items() if self.writer else ():
-            attempt(self.writer.add_scalar, name, value, global_step)
-        if self.wandb_run:
-            attempt(self.wandb_run.log, {**metrics, "global_step": global_step})
+    name = f"{args.env_id.replace('/', '_')}__{args.exp_name}__{args.seed}__{time.time_ns() // 1000}"
+    run_dir = run_dir or f"runs/{name}"
+    with refuse(f"--resume: {run_dir} cannot be written, or another process is writing to it"):
+        os.makedirs(run_dir, exist_ok=True)
+        lock = filelock.FileLock(f"{run_dir}/lock", blocking=False)
+        lock.acquire()
+        write_file(f"{run_dir}/args.json", json.dumps({"script": SCRIPT, "args": asdict(args)}, indent=2).encode())
+    if args.track:
+        import wandb
 
-    def evaluation(self, results: dict, env_id: str, global_step: int) -> None:
-        suffix = "" if env_id == self.args.env_id else f"/{env_id}"
-        for prefix, (mode, result) in zip(("eval", "eval_sampled"), results.items(), strict=True):
-            self.say(f"{env_id} after {global_step:,} steps, {mode}: " + ", ".join(f"{k} {v:.4g}" for k, v in result.items()))
-            self({f"{prefix}/{name}{suffix}": value for name, value in result.items()}, global_step)
-
-    def videos(self, agent: Agent, env_id: str, global_step: int) -> None:
-        paths = RANK == 0 and attempt(task_envs.record_videos, make_env(self.args, env_id), agent.act, agent.initial_state(1),
-                                      f"{self.run_dir}/videos", f"{env_id}-step-{global_step}", 3)  # fmt: skip
-        if self.wandb_run and paths:
-            import wandb
-            self.wandb_run.log({f"videos/{n}": wandb.Video(path, format="mp4") for n, path in enumerate(paths)})
-
-    def write(self, name: str, content: bytes) -> None:
-        """A file of the run, whole or not at all, even at a kill -9: under another name, flushed to disk, then renamed."""
-        path = f"{self.run_dir}/{name}"
-        with open(path + ".tmp", "wb", buffering=0) as file:
-            file.write(content)
-            os.fsync(file)
-        os.replace(path + ".tmp", path)
-
-    def save(self, name: str, state: dict) -> None:
-        if RANK == 0:
-            attempt(self.writer.flush)  # what is logged before a checkpoint is not logged again after it
-            run_id, buffer = self.wandb_run and self.wandb_run.id, io.BytesIO()
-            torch.save({"script": SCRIPT, "args": asdict(self.args), "wandb_run_id": run_id, **state}, buffer)
-            self.write(name, buffer.getvalue())
-
-    def close(self, results: dict) -> None:
-        if RANK > 0:
-            return
-        if results:
-            self.write("results.json", json.dumps(results, indent=2).encode())
-        else:
-            self.say(f"stopped; continue with --resume {self.run_dir}/agent.pt")
-        attempt(self.writer.close)
-        attempt(self.wandb_run.finish) if self.wandb_run else None
-        self.lock.release()
+        attempt(lambda: wandb.init(
+            project=args.wandb_project_name, entity=args.wandb_entity, name=os.path.basename(run_dir), dir=run_dir,
+            config=asdict(args), id=wandb_run_id, resume="must" if wandb_run_id else None))  # fmt: skip
+        attempt(lambda: wandb.define_metric("*", step_metric="global_step"))
+    writer = SummaryWriter(run_dir, purge_step=global_step + 1 if global_step else None)  # those steps are logged again
+    attempt(writer.add_text, "args", "\n".join(f"    {name}: {value}" for name, value in asdict(args).items()))
+    return run_dir, lock, writer, wandb if args.track and wandb.run else None
 
 
 def restore(checkpoint: dict, args: Args, agent: Agent, optimizer, envs, carried: list) -> None:
     """Load all that `save` saved, the tensors `carried` from step to step in place. Raises UsageError."""
     with refuse(f"--resume: {args.resume!r} does not fit this run"):
         agent.load_state_dict(checkpoint["agent"])
-        if args.eval_only:
-            return
         optimizer.load_state_dict(checkpoint["optimizer"])
         moments = [state[name].shape for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
         if moments != [parameter.shape for parameter in agent.parameters() for _ in range(2)]:
@@ -643,13 +593,12 @@ def restore(checkpoint: dict, args: Args, agent: Agent, optimizer, envs, carried
 
 
 def load_checkpoint(path: str) -> dict:
-    """Read a checkpoint of this script on the CPU; nothing in it is executed. Raises UsageError where it is not whole."""
+    """Read a checkpoint of this script on the CPU; nothing in it is executed. Raises UsageError if it is not whole."""
     with refuse(f"--resume: {path!r} is missing, damaged or not a checkpoint of {SCRIPT}"):
-        if zipfile.ZipFile(path).testzip():  # torch.load does not check the sums that the file carries
-            raise ValueError("its content does not match its checksums")
+        damaged = zipfile.ZipFile(path).testzip()  # torch.load does not check the sums that the file carries
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        if checkpoint["script"] != SCRIPT:
-            raise ValueError(f"it was written by {checkpoint['script']}")
+        if damaged or checkpoint["script"] != SCRIPT:
+            raise ValueError(f"{damaged or checkpoint['script']} does not match")
         saved = checkpoint["args"]
         return checkpoint | {"args": Args(**{f.name: saved[f.name] for f in fields(Args) if f.name in saved})}
 
@@ -673,12 +622,11 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
         args = tyro.cli(Args, args=argv, default=saved)
         may_change = {"track", "wandb_project_name", "wandb_entity", "capture_video", "save_every", "num_threads",
                       "eval_only", "eval_every", "eval_env_id", "eval_episodes"}  # fmt: skip
-        may_change |= set() if saved.anneal_lr else {"total_timesteps"}  # a schedule that has ended cannot be lengthened
+        may_change |= set() if saved.anneal_lr else {"total_timesteps"}  # a schedule that ended cannot be lengthened
         for name in (f.name for f in fields(Args) if f.name not in may_change):
             if getattr(args, name) != getattr(saved, name):
                 raise UsageError(f"--{name.replace('_', '-')} must be as in the checkpoint, {getattr(saved, name)}")
-    rollout = args.num_envs * args.num_steps
-    sequences = rollout // max(args.seq_len, 1) // WORLD
+    rollout, sequences = args.num_envs * args.num_steps, args.num_envs * args.num_steps // max(args.seq_len, 1) // WORLD
     for flags, holds, rule in (  # NaN fulfils no rule
         ("num_envs num_steps seq_len num_minibatches update_epochs hidden_size", lambda v: v >= 1, "at least 1"),
         ("num_threads eval_episodes", lambda v: v >= 1, "at least 1"),
@@ -722,18 +670,19 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(getattr(signal, name), on_signal)
     try:
         args, checkpoint = parse(argv)
-        run_dir = None if args.eval_only or not args.resume else os.path.dirname(args.resume)
-        _, results = train(args, checkpoint, run_dir, stop)
+        if args.eval_only:
+            agent, ids = load_agent(args.resume)[0], (args.env_id, *args.eval_env_id)
+            print(json.dumps({env_id: evaluate(agent, args, env_id, "cpu", stop) for env_id in ids}, indent=2))
+            return 128 + stop[0] if stop else 0
+        _, results = train(args, checkpoint, os.path.dirname(args.resume) if args.resume else None, stop)
     except UsageError as error:
-        attempt(print, f"error: {error}", sys.stderr)
+        attempt(print, f"error: {error}", file=sys.stderr)
         return 2
     return 128 + stop[0] if stop and not results else 0
 
 
 if __name__ == "__main__":
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # it may be closed
     code = main()
-    try:
-        sys.stdout.flush()
-    except (OSError, AttributeError):  # the console is gone: nothing is left to say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.stdout = None  # what a dead console did not take is not flushed again
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""A real browser for tests: headless Chromium, driven over two pipes (its --remote-debugging-pipe), no package needed."""
+"""A real browser for tests: headless Chromium, driven over two pipes (--remote-debugging-pipe), no package needed."""
 
 import base64
 import json
@@ -7,8 +7,8 @@ import shutil
 import subprocess
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe"]  # fmt: skip
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe"]
 
 
 class Browser:
@@ -34,6 +34,19 @@ class Browser:
         for domain in ("Page", "Runtime", "Log"):
             self.send(domain + ".enable")
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        self.session = {}
+        self.send("Browser.close")
+        self.process.wait(20)
+        os.close(self.output)
+        os.close(self.input)
+
     def receive(self) -> dict:
         """The next message; each is JSON that ends in a zero byte."""
         while b"\0" not in self.buffer:
@@ -43,9 +56,10 @@ class Browser:
             self.buffer += data
         text, self.buffer = self.buffer.split(b"\0", 1)
         message = json.loads(text)
-        complaint = message.get("method") == "Runtime.consoleAPICalled" and message["params"]["type"] in ("error", "warning")
-        if complaint or message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-            self.errors.append(message["params"])
+        method, params = message.get("method"), message.get("params", {})
+        complaint = method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning")
+        if complaint or method in ("Runtime.exceptionThrown", "Log.entryAdded"):
+            self.errors.append(params)
         return message
 
     def send(self, method: str, **params) -> dict:
@@ -59,7 +73,8 @@ class Browser:
         return message["result"]
 
     def open(self, url: str, width: int = 1280, height: int = 800, dark: bool = False) -> None:
-        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.send("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
         self.send("Page.navigate", url="about:blank")  # an address that differs after the # alone would not load anew
@@ -94,10 +109,3 @@ class Browser:
     def screenshot(self, path) -> None:
         with open(path, "wb") as file:
             file.write(base64.b64decode(self.send("Page.captureScreenshot")["data"]))
-
-    def close(self) -> None:
-        self.session = {}
-        self.send("Browser.close")
-        self.process.wait(20)
-        os.close(self.output)
-        os.close(self.input)
