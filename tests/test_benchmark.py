@@ -1,10 +1,9 @@
-"""The tools in benchmark/: the runner and its fronts with a stand-in script, statistics by hand, report, export, gpu.sh."""
+"""The tools in benchmark/: runner, launchers, Slurm, sweeps (with standin.py), statistics, report, export, gpu.sh."""
 
-import glob
+import importlib
 import json
 import math
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -16,205 +15,283 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch.utils.tensorboard import SummaryWriter
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 ROOT = Path(__file__).parent.parent
 BENCH = ROOT / "benchmark"
 sys.path.append(str(BENCH))
-import export
-import report
-import run
-import sweep
-import throughput
+export, report, run, sweep = (importlib.import_module(name) for name in ("export", "report", "run", "sweep"))
 
-LAUNCHERS = [BENCH / "ppo_lstm_minigrid.sh", BENCH / "ppo_lstm_cartpole_novel.sh"]
-STANDIN = """
-import json, os, signal, time
-from dataclasses import asdict, dataclass
-import tyro
 
-@dataclass
-class Args:
-    exp_name: str = "standin"
-    seed: int = 1
-    env_id: str = "E"
-    eval_env_id: tuple[str, ...] = ()
-    num_threads: int = 1
-    resume: str | None = None
-    memoryless: bool = False
-    anneal: bool = True
-    size: float = 1.0
-    do: str = "finish"
-
-def main(args):
-    run = os.path.dirname(args.resume or "") or f"runs/{args.exp_name}__{args.seed}__{time.time_ns()}"
-    os.makedirs(run, exist_ok=True)
-    note = {"script": "standin.py", "args": asdict(args), "env_id": args.env_id, "SPS": 10.0}
-    if not args.resume:
-        open(f"{run}/args.json", "w").write(json.dumps(note))
-    if args.do == "crash":
-        raise ValueError("no gradient: größe")
-    if args.do == "wait" and not args.resume:
-        signals = []
-        signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
-        open("waiting", "w")
-        while not signals:
-            time.sleep(0.02)
-        open(f"{run}/agent.pt", "a").write("saved")
-        return 143
-    if args.do != "nothing":
-        note["eval"] = {"E": {"argmax": {"success_rate": args.size}}}
-        open(f"{run}/results.json", "w").write(json.dumps(note))
-    if args.do == "linger":
-        time.sleep(1)
-    return 0
-
-if __name__ == "__main__":
-    raise SystemExit(main(tyro.cli(Args)))
-"""
+@pytest.fixture
+def go(tmp_path, monkeypatch, capfd):
+    """In a folder with a blank and brackets in its name, beside the stand-in: a tool's (exit code, output)."""
+    (tmp_path / "a [1]").mkdir()
+    monkeypatch.chdir(tmp_path / "a [1]")
+    shutil.copy(ROOT / "tests" / "standin.py", ".")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield lambda *argv, tool=run: (tool.main(list(argv)), "".join(capfd.readouterr()))
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def start(*arguments, tool="run.py", **env):
-    """A tool in its own process, in a folder with a blank and brackets in its name, where the stand-in lies."""
-    os.makedirs("a [1]", exist_ok=True)
-    Path("a [1]/standin.py").write_text(STANDIN, encoding="utf-8")
-    command = ["bash"] if tool.endswith(".sh") else [sys.executable]
-    return subprocess.Popen([*command, BENCH / tool, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            errors="replace", cwd="a [1]", env={**os.environ, "PYTHON": sys.executable, **env})  # fmt: skip
+    command = ["bash" if tool.endswith(".sh") else sys.executable, BENCH / tool, *arguments]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            env={**os.environ, "PYTHON": sys.executable, **env})  # fmt: skip
 
 
-def finish(*arguments, **keywords):
-    process = start(*arguments, **keywords)
-    out, _ = process.communicate(timeout=60)
+def end(process):
+    out, _ = process.communicate(timeout=150)
     return process.returncode, out
 
 
-def wait_for(path):
-    while not glob.glob(path):
+def stop(process, pattern, number=signal.SIGTERM):
+    """Signal it when a path like `pattern` is there."""
+    while not list(Path().glob(pattern)):
         time.sleep(0.02)
+    process.send_signal(number)
+    return end(process)
 
 
-# ---- runner
-def test_runner_makes_all_tells_the_failed_and_skips_the_finished():
+def noted():
+    return [json.loads(path.read_text())["args"] for path in Path().glob("runs/*/results.json")]
+
+
+def test_runner_makes_all_tells_the_failed_and_skips_the_finished(go):
     rows = "x | standin.py | 1-2 | 1\nbad | standin.py --do crash\nlazy | standin.py --do nothing"
-    code, out = finish("--rows", rows, "-w", "3", "-t", "2", "--", "--size", "2", PYTHONIOENCODING="ascii")
-    assert code == 1 and "5 jobs: 3 finished, 2 failed" in out, out
-    assert "no gradient: gr\\xf6\\xdfe" in out and "no results.json of these flags" in out
-    assert "no gradient" in Path("a [1]/runs/logs/bad__1.log").read_text(encoding="utf-8")
-    notes = [json.loads(Path(p).read_text())["args"] for p in glob.glob("a [[]1]/runs/*/results.json")]
-    assert sorted((n["exp_name"], n["seed"], n["memoryless"]) for n in notes) == [
-        ("x", 1, False), ("x", 2, False), ("x-memoryless", 1, True)]  # fmt: skip
-    assert all(n["num_threads"] == 2 and n["size"] == 2 for n in notes)
+    code, out = end(start("--rows", rows, "-w", "3", "-t", "2", "--", "--size", "2", PYTHONIOENCODING="ascii"))
+    assert code == 1 and "5 jobs: 3 finished, 2 failed" in out and "gr\\xf6\\xdfe" in out, out
+    assert "no results.json of these flags" in out and "größe" in Path("runs/logs/bad__1.log").read_text("utf-8")
+    assert sorted((n["exp_name"], n["seed"], n["memoryless"], n["num_threads"], n["size"]) for n in noted()) == [
+        ("x", 1, False, 2, 2), ("x", 2, False, 2, 2), ("x-memoryless", 1, True, 2, 2)]  # fmt: skip
     again = ("--rows", "x | standin.py --size 2.00 | 01-2", "-t", "1")
     for further in (["-s", "01 2"], ["--", "--seed", "2"], ["--", "--seed=02"], ["-j", "2"]):
-        code, out = finish(*again, *further)
+        code, out = go(*again, *further)
         assert code == 0 and "started" not in out and " finished " in out, out
-    code, out = finish(*again, "--", "--size", "3")  # other flags are another run
-    assert code == 0 and out.count(" done ") == 2 and len(glob.glob("a [[]1]/runs/x__*/results.json")) == 4
+    code, out = go(*again, "--", "--size", "3")  # other flags are another run
+    assert code == 0 and out.count(" done ") == 2 and len(noted()) == 5
 
 
-@pytest.mark.parametrize("arguments", [
-    ["--rows", "x | standin.py --nosuch 1"], ["--rows", "x | nosuch.py"], ["--rows", "x"], ["--rows", "a | b | c | d | e"],
-    ["--rows", "x | standin.py | 1-x"], ["--rows", "x | standin.py", "-g", "y"], ["--rows", "x | standin.py", "-j", "2"],
-])  # fmt: skip
-def test_runner_checks_before_it_runs(arguments):
-    code, out = finish(*arguments)
-    assert code == 2 and "error: " in out and not os.path.exists("a [1]/runs")
+def test_runner_checks_before_it_runs(go):
+    for rows, *options in (["x | standin.py --nosuch 1"], ["x | nosuch.py"], ["x"], ["a | b | c | d | e"],
+                           ["x | standin.py | 1-x"], ["x | standin.py", "-g", "y"], ["x | standin.py", "-j", "2"]):
+        code, out = go("--rows", rows, *options)
+        assert code == 2 and "error: " in out and not os.path.exists("runs")
 
 
-def test_runner_stops_shares_and_goes_on():
+def test_runner_stops_shares_and_goes_on(go):
     rows = ("--rows", "w | standin.py --do wait | 1-2")
-    first = start(*rows, "-w", "1")
-    wait_for("a [[]1]/waiting")
-    code, out = finish(*rows, "-j", "1")
+    first = start(*rows)
+    while not os.path.exists("waiting"):
+        time.sleep(0.02)
+    code, out = go(*rows, "-j", "1")
     assert code == 0 and "1 in other runners" in out
-    first.send_signal(signal.SIGINT)
-    out, _ = first.communicate(timeout=20)
-    assert first.returncode == 130 and "1 stopped" in out and out.count(" started ") == 1, out
-    code, out = finish(*rows, "-j", "1")
-    assert code == 0 and " resumed " in out and len(glob.glob("a [[]1]/runs/w__1__*")) == 1
-    assert Path(glob.glob("a [[]1]/runs/w__1__*/agent.pt")[0]).read_text() == "saved"
+    code, out = stop(first, "waiting", signal.SIGINT)
+    assert code == 130 and "1 stopped" in out and out.count(" started ") == 1, out
+    code, out = go(*rows, "-j", "1")
+    assert code == 0 and " resumed " in out and len(list(Path().glob("runs/w__1__*/agent.pt"))) == 1
 
 
-def test_a_run_that_has_its_results_but_not_yet_ended_is_finished():
-    process = start("--rows", "x | standin.py --do linger")
-    wait_for("a [[]1]/runs/*/results.json")
-    process.terminate()
-    out, _ = process.communicate(timeout=20)
-    assert process.returncode == 143 and "1 jobs: 1 finished, 0 failed, 0 stopped" in out
+def test_a_run_that_has_its_results_but_not_yet_ended_is_finished(go):
+    code, out = stop(start("--rows", "x | standin.py --do linger"), "runs/*/results.json")
+    assert code == 143 and "1 jobs: 1 finished, 0 failed, 0 stopped" in out
 
 
-def test_no_failure_is_hidden():
+def test_no_failure_is_hidden(go, monkeypatch):
+    monkeypatch.setenv("TMPDIR", "/nonexistent")  # none is needed
     rows = ("--rows", "x | standin.py | 1-2")
-    assert finish(*rows, TMPDIR="/nonexistent")[0] == 0  # none is needed
-    (path,) = glob.glob("a [[]1]/runs/x__1__*/results.json")
-    Path(path).write_text('{"args": {"ex')
-    code, out = finish(*rows)
+    assert go(*rows)[0] == 0
+    next(Path().glob("runs/x__1__*/results.json")).write_text('{"args": {"ex')
+    code, out = go(*rows)
     assert code == 1 and "1 finished, 1 failed" in out and "results.json is cut" in out
-    shutil.rmtree("a [1]/runs")
-    os.makedirs("a [1]/runs/logs/x__1.log")
-    code, out = finish(*rows)
+    shutil.rmtree("runs")
+    os.makedirs("runs/logs/x__1.log")  # cannot be written
+    code, out = go(*rows)
     assert code == 1 and "1 finished, 1 failed" in out, out
-    shutil.rmtree("a [1]/runs")
-    Path("a [1]/runs").touch()
-    assert finish(*rows)[0] == 2
+    shutil.rmtree("runs")
+    Path("runs").touch()
+    assert go(*rows)[0] == 2
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS, ids=lambda path: path.stem)
-def test_every_row_of_a_launcher_parses(launcher):
-    code, out = finish("-l", tool=launcher.name, TMPDIR="/nonexistent")
-    jobs = out.splitlines()
-    assert code == 0 and len(jobs) > 10 and any("--memoryless" in job for job in jobs)
-    assert len({job.partition(" ")[2] for job in jobs}) == len(jobs)
-    assert finish("-l", "-j", "2", tool=launcher.name) == (0, jobs[1] + "\n")
+@pytest.mark.parametrize("launcher", ["ppo_lstm_minigrid.sh", "ppo_lstm_cartpole_novel.sh"])
+def test_every_row_of_a_launcher_parses(go, launcher):
+    shell = 'exec() { printf "%s\\0" "${@:3}"; }; . "$0" -l'  # what it would give to run.py
+    words = subprocess.run(["bash", "-c", shell, BENCH / launcher], text=True, capture_output=True, check=True).stdout
+    code, out = go(*words.split("\0")[:-1])
+    jobs = [line.partition(" ")[2] for line in out.splitlines()]
+    assert code == 0 and len(set(jobs)) == len(jobs) > 10 and "--memoryless" in out
 
 
-def test_slurm_task_is_saved_queued_again_and_goes_on():
-    os.mkdir("bin")
-    Path("bin/scontrol").write_text('#!/bin/sh\necho "$@" >>requeued\n')
-    os.chmod("bin/scontrol", 0o755)
-    launcher = Path("launcher.sh").resolve()
-    line = LAUNCHERS[0].read_text().splitlines()[-1].replace('$(dirname "${BASH_SOURCE[0]}")', str(BENCH))
-    launcher.write_text(f'rows="x | standin.py --do wait | 1-2"\n{line}\n')
-    slurm = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_JOB_ID": "77", "PATH": f"{Path('bin').resolve()}:{os.environ['PATH']}"}
-    task = start(launcher, tool="slurm.sh", **slurm)
-    wait_for("a [[]1]/waiting")
-    task.send_signal(signal.SIGUSR1)
-    out, _ = task.communicate(timeout=20)
-    assert task.returncode == 143 and "1 stopped" in out and Path("a [1]/requeued").read_text() == "requeue 77\n"
-    code, out = finish(launcher, tool="slurm.sh", **slurm)
+def test_slurm_task_is_saved_queued_again_and_goes_on(go):
+    Path("scontrol").write_text('#!/bin/sh\necho "$@" >>requeued\n')
+    os.chmod("scontrol", 0o755)
+    last = (BENCH / "ppo_lstm_minigrid.sh").read_text().splitlines()[-1].replace("${BASH_SOURCE[0]}", f"{BENCH}/x")
+    Path("launcher.sh").write_text(f'rows="x | standin.py --do wait | 1-2"\n{last}\n')
+    slurm = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_JOB_ID": "77", "PATH": f"{os.getcwd()}:{os.environ['PATH']}"}
+    code, out = stop(start("launcher.sh", tool="slurm.sh", **slurm), "waiting", signal.SIGUSR1)
+    assert code == 143 and "1 stopped" in out and Path("requeued").read_text() == "requeue 77\n", out
+    code, out = end(start("launcher.sh", tool="slurm.sh", **slurm))
     assert code == 0 and "resumed   x seed 2" in out
 
 
-# ---- sweeps
-def sweep_file(parameters, metric="eval/success_rate", **changes):
-    config = {"program": os.path.abspath("a [1]/standin.py"), "method": "random", "parameters": parameters,
-              "metric": {"name": metric, "goal": "maximize"}, **changes}  # fmt: skip
-    os.makedirs("a [1]", exist_ok=True)
-    Path("a [1]/s.yaml").write_text(yaml.safe_dump(config))
+def sweep_file(parameters, **changes):
+    config = {"program": os.path.abspath("standin.py"), "method": "random", "parameters": parameters,
+              "metric": {"name": "eval/success_rate", "goal": "maximize"}, **changes}  # fmt: skip
+    Path("s.yaml").write_text(yaml.safe_dump(config))
     return "s.yaml"
 
 
-def test_sweep_passes_on_what_it_drew_and_tabulates_what_was_run():
-    path = sweep_file({"size": {"min": 0.1, "max": 0.9}, "anneal": {"value": False}, "memoryless": {"values": [True, False]},
-                       "eval_env_id": {"values": [["E|x", "y z"], []]}, "no_such": {"value": 1}})  # fmt: skip
-    assert finish(path, "-n", "3", tool="sweep.py")[0] == 2
-    text = Path("a [1]/s.yaml").read_text().replace("no_such:\n    value: 1", "num_threads:\n    value: 1")
-    Path("a [1]/s.yaml").write_text(text)
-    code, out = finish(path, "-n", "6", "-w", "3", tool="sweep.py")
-    notes = [json.loads(Path(p).read_text())["args"] for p in glob.glob("a [[]1]/runs/*/results.json")]
-    assert code == 0 and not any(n["anneal"] for n in notes) and {n["memoryless"] for n in notes} == {True, False}, out
-    assert sorted({str(n["eval_env_id"]) for n in notes}) == ["['E|x', 'y z']", "[]"]
+def test_sweep_passes_on_what_it_drew_and_tabulates_what_was_run(go):
+    path = sweep_file({"size": {"min": 0.1, "max": 0.9}, "anneal": {"value": False}, "eval_env_id": {
+        "values": [["E|x", "y z"], []]}, "no_memoryless": {"values": [True, False]}})  # fmt: skip
+    code, out = go(path, "-n", "6", "-w", "3", tool=sweep)
+    assert code == 0 and not any(n["anneal"] for n in noted()) and {n["memoryless"] for n in noted()} == {True, False}
+    assert sorted({str(n["eval_env_id"]) for n in noted()}) == ["['E|x', 'y z']", "[]"]
     scores = [float(line.split()[0]) for line in out.splitlines()[-7:-1]]
-    assert scores == sorted((round(n["size"], 4) for n in notes), reverse=True) and "6 of 6 draws" in out
-    code, out = finish(path, "-n", "7", tool="sweep.py")
+    assert scores == sorted((round(n["size"], 4) for n in noted()), reverse=True) and "6 of 6 draws" in out
+    code, out = go(path, "-n", "7", tool=sweep)
     assert code == 0 and out.count(" finished ") == 6 and out.count(" done ") == 1, out
 
 
-@pytest.mark.parametrize(("parameters", "changes", "message"), [
-    ({}, {"metric": "charts/SPS"}, "no metric"), ({}, {"metric": "eval/success_rate/F"}, "not evaluated on it"),
-    ({"size": {"min": "1e-3", "max": 1}}, {}, "YAML"), ({"size": {"min": 0, "max": 1, "distribution": "q"}}, {}, "'q'"),
-    ({}, {"method": "bayes"}, "method: random"),
+def test_sweep_that_cannot_be_run_or_ranked_is_refused_before_it_runs(go):
+    for parameters, changes, message in (
+        ({}, {"metric": {"name": "charts/SPS"}}, "charts/SPS"), ({"nosuch": {"value": 1}}, {}, "nosuch"),
+        ({}, {"metric": {"name": "eval/success_rate/F"}}, "not evaluated on it"), ({}, {"method": "grid"}, "random"),
+        ({"size": {"min": "1e-3", "max": 1}}, {}, "YAML"), ({"size": {"min": 0, "max": 1, "distribution": "q"}}, {}, "q"),
+    ):  # fmt: skip
+        code, out = go(sweep_file(parameters, **changes), tool=sweep)
+        assert code == 2 and message in out and not os.path.exists("runs")
+
+
+@pytest.mark.parametrize("name", ["minigrid", "cartpole_novel"])
+def test_draws_of_the_sweep_files_mean_the_same_to_wandb(name):
+    config = yaml.safe_load((BENCH / f"sweep_{name}.yaml").read_text())
+    assert config["command"][-2:] == ["--track", "${args_no_boolean_flags}"]
+    for index, job in enumerate(sweep.make_jobs(BENCH / f"sweep_{name}.yaml", 10, 0, [])):
+        rng = sweep.random.Random(f"0 {index}")
+        drawn = {key: {"value": sweep.draw(rng, key, spec)} for key, spec in config["parameters"].items()}
+        words = create_sweep_command_args({"args": drawn})["args_no_boolean_flags"]
+        assert run.Job.parse(job.path, [*words, "--exp-name", job.args["exp_name"]]) == job
+
+
+def test_statistics_by_hand():
+    steps = [10, 20, 30, 40, 50]
+    for values, mark, held in (([0.1, 0.98, 0.5, 0.97, 1], 0.97, 40), ([0.97] * 5, 0.97, 10), ([], 1, math.inf),
+                               ([1, 1, 1, 1, 0.9], 1, math.inf), ([1, math.nan, 1, 1, 1], 1, 30)):  # fmt: skip
+        assert report.steps_to_mark(steps[: len(values)], values, mark) == held
+    assert report.iqm([np.array([0, 1, 2, 3, 4, 5, 6, 100])]) == 3.5 and report.iqm([np.array([1, 2, 9])]) == 4
+    assert report.improvement([np.array([1.0, 2.0]), np.array([1.0, 0.0, 3.0])]) == pytest.approx(3.5 / 6)
+    samples = np.random.default_rng(3).normal(5.0, 1.0, size=(300, 10))
+    covered = [low <= 5.0 <= high for low, high in (report.interval([sample], report.iqm, 400) for sample in samples)]
+    assert 0.85 < np.mean(covered) < 0.97  # a percentile bootstrap of ten is somewhat narrow
+    assert report.interval([[0.3]], report.iqm) is None and report.interval([[1, 1], [0]], report.improvement) == (1, 1)
+
+
+def make_run(name, seed, curve, script="ppo_lstm_minigrid", **changes):
+    """A run folder as the scripts write it, with an evaluation each 1,000 steps."""
+    args = {**vars(importlib.import_module(script).Args()), "exp_name": name, "seed": seed, **changes}
+    folder, metrics = Path(f"runs[1]/{time.time_ns()}"), ("success_rate", "episodic_return", "episodic_length")
+    with SummaryWriter(folder) as writer:
+        for step, value in enumerate(curve, 1):
+            for key in (f"{prefix}/{metric}" for prefix in ("eval", "eval_sampled") for metric in metrics):
+                writer.add_scalar(key, value, 1000 * step)
+            writer.add_scalar("charts/SPS", 100.0, 1000 * step)
+    evaluation = {args["env_id"]: dict.fromkeys(("argmax", "sampled"), dict.fromkeys(metrics, curve[-1]))}
+    (folder / "results.json").write_text(json.dumps({
+        "script": f"{script}.py", "args": args, "global_step": 1000 * len(curve), "SPS": 100.0, "eval": evaluation}))
+    return folder
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in Path(folder).rglob("*.*") if path.is_file()}
+
+
+def test_report_of_runs(capsys):
+    for seed, curve in ((1, [0.5, 0.98, 0.5, 1.0]), (2, [0.5, 0.99, 1.0, 1.0]), (3, [0.5, 0.5, 0.5, 0.6])):
+        make_run("mine", seed, curve, num_envs=64, norm_adv=False)
+    make_run("control", 1, [0.5, 0.5], num_envs=64, norm_adv=False, memoryless=True)
+    make_run("mine", 1, [0.25, 0.25], num_envs=32)  # other flags under the same name: another row
+    make_run("pole", 1, [100.0, 480.0, 470.0, 490.0], script="ppo_lstm_cartpole_novel")
+    make_run("evaluated", 1, [1.0], eval_only=True)
+    logless, cut = make_run("logless", 1, [1.0]), make_run("cut", 1, [1.0])
+    next(logless.glob("events*")).unlink()
+    (cut / "results.json").write_text('{"args": {')
+    published = contents(BENCH / "results")
+    assert report.main(["runs[1]"]) == 1 and published == contents(BENCH / "results")
+    told = capsys.readouterr()
+    assert f"{logless}: ValueError: it has no event file" in told.err and str(cut) in told.err
+    text = Path("runs[1]/report/README.md").read_text()
+    (row,) = (line for line in text.splitlines() if line.startswith("| mine | `"))
+    assert "`python ppo_lstm_minigrid.py --num-envs 64 --no-norm-adv` | 3 " in row
+    assert "| 0.867 [0.600, 1.000] | 0.600 (seed 3) |" in row and "| 0.004 (0.002 to 0.004), 2/3 at 0.97 |" in row
+    assert row.endswith("| 0.500 (n = 1) | 1.00 [1.00, 1.00] |") and "evaluated |" not in text
+    assert "| mine (2) | `python ppo_lstm_minigrid.py --num-envs 32` | 1 |" in text
+    assert "| pole | 475 | 1/1 | 0.004 | 0.004 to 0.004 | 0.667 |" in text and "| pole | 500 | 0/1 | never |" in text
+    assert all(1000 < Path("runs[1]/report", name).stat().st_size < 300_000 for name in report.PICTURES.values())
+
+
+def test_report_publishes_only_when_told_and_all_or_nothing(monkeypatch):
+    monkeypatch.setattr(report, "ROOT", Path().resolve())
+    os.makedirs("benchmark/results/raw")
+    for path in (BENCH / "results" / "raw").glob("memory-s13_*"):
+        shutil.copy(path, "benchmark/results/raw")
+    shutil.copy(BENCH / "report.md", "benchmark")
+    Path("README.md").write_text("a\n<!-- results: memory-s13 mine -->\nold\n<!-- /results -->\nz\n")
+    make_run("mine", 1, [0.5, 1.0])
+    for arguments in (["runs[1]", "-o", "benchmark/results"], ["nosuch"], []):
+        with pytest.raises(SystemExit):
+            report.main(arguments)
+    assert report.main(["runs[1]", "--publish"]) == 0
+    first, text = contents("."), Path("README.md").read_text()
+    assert "old" not in text and text.index("| memory-s13 | ") < text.index("| mine | 1.000 |") < text.index("\nz")
+    assert report.main(["--publish"]) == 0 and first == contents(".")  # the same from the files in raw/ alone
+    make_run("new", 1, [0.5, 0.5])
+    make_run("mine", 1, [0.5, 0.5], num_envs=32)
+    first = contents(".")
+    with pytest.raises(SystemExit, match=r"mine__1\.json"):
+        report.main(["runs[1]", "--publish"])
+    assert first == contents(".")
+
+
+def test_exported_checkpoint_evaluates_and_says_how_it_was_made():
+    script = importlib.import_module("ppo_lstm_minigrid")
+    tiny = ["--num-envs=4", "--num-steps=16", "--seq-len=8", "--num-minibatches=2", "--total-timesteps=128"]
+    assert script.main([*tiny, "--env-id=MiniGrid-MemoryS7-v0", "--seed=3", "--exp-name=a", "--no-cuda"]) == 0
+    (source,) = map(str, Path().glob("runs/*/agent.pt"))
+    with pytest.raises(SystemExit):
+        export.main([source, "x.pt"])
+    assert export.main([source, "x.pt", "--commit", "abc1234"]) == 0
+    exported = torch.load("x.pt", weights_only=True)
+    assert exported["commit"] == "abc1234" and not {"optimizer", "ranks"} & exported.keys()
+    again, _ = script.parse(exported["command"].split()[2:])
+    assert again.seed == 3 and vars(again) == vars(script.load_agent("x.pt")[1]) and again.exp_name != "a"
+    assert script.main(["--resume", "x.pt", "--eval-only"]) == 0
+
+
+@pytest.mark.parametrize("path", [
+    pytest.param(path, id=path.stem, marks=[] if "Memory" in path.stem else [pytest.mark.slow])
+    for path in sorted((BENCH / "checkpoints").glob("*.pt"))
 ])  # fmt: skip
-def test_sweep_that_cannot_be_run_or_ranked_is_refused_before_it_runs(parameters, changes, message):
-    code, out = finish(sweep_file(parameters, **changes), tool="sweep.py")
-    assert code == 2 and message in out and not os.path.exists("a [1]/runs")
+def test_a_published_checkpoint_does_what_it_says(path):
+    checkpoint = torch.load(path, weights_only=True)
+    script = importlib.import_module(checkpoint["script"].removesuffix(".py"))
+    agent, args = script.load_agent(str(path))
+    assert path.stat().st_size < 1e6 and checkpoint["command"].endswith(f"--seed {args.seed}")
+    for env_id, said in checkpoint["results"].items():
+        found = script.evaluate(agent, args, env_id, "cpu")
+        assert abs(found["argmax"]["success_rate"] - said["argmax"]["success_rate"]) < 0.01
+
+
+@pytest.mark.slow
+def test_gpu_script_and_throughput_where_there_is_no_gpu(go):
+    throughput = importlib.import_module("throughput")
+    code, out = end(start("-o", "t a", tool="gpu.sh", CUDA_VISIBLE_DEVICES=""))
+    rows = json.loads(Path("t a/gpu.json").read_text())["rows"]
+    assert code == 0 and {row["part"] for row in rows} == {"checks", "waits", "torchrun", "speed", "solve"}, out
+    assert sum(row["result"] in ("bit for bit", "equal") for row in rows) == 7
+    assert all(f"| {row['what']} | {row['result']} |" in Path("t a/gpu.md").read_text() for row in rows)
+    assert "not done" in throughput.call("time", "sleep", 0.5, seconds=9)["error"]
+    row = throughput.measure("x", ["--num-envs", "8", "--no-cuda"], seconds=0.3, split=True)
+    assert sum(row["split"].values()) == pytest.approx(1e6 / row["SPS"]) and min(row["split"].values()) > 0
