@@ -1,20 +1,15 @@
-"""Environments that need memory, single and batched.
-
-Importing this module registers, with gymnasium:
+"""Environments that need memory, single and batched. Importing this module registers, with gymnasium:
 
     CartPoleNoVel-v0                            CartPole that shows position and angle, not the velocities
     MiniGrid-CustomMaze-S{5..24}-v0             a new Kruskal maze each episode
     MiniGrid-CustomMazeRandom-S{6..24}-v0       the same, and a new size (6 up to the number) each episode
-    MiniGrid-MemoryS{33,65,129,257}-v0          MiniGrid's Memory with long corridors, to evaluate on
-    MiniGrid-Memory*-v0                         (MiniGrid's own ids) gain a batched form
+    MiniGrid-MemoryS{33,65,129,257}-v0          Memory with long corridors; MiniGrid's own Memory ids become batched
 
 `gym.make(id)` gives the ordinary single environment, `gym.make_vec(id, num_envs=512, agent_view_size=3)` the
-batched one: a `gymnasium.vector.VectorEnv` whose N environments live in a few tensors on `device`. Batched
+batched one: a `gymnasium.vector.VectorEnv` whose N environments live in a few tensors on `device`. For MiniGrid the
 observations are flat uint8 vectors (the image, then the direction) and the actions are left, right, forward.
-
-Every batched environment resets in the SAME step: the observation that follows a done is the new episode's first,
-and `infos["final_obs"]` (N, D) holds the old episode's last wherever the mask `infos["_final_obs"]` (N,) is set.
-"""
+All batched environments reset in the SAME step: the observation that follows a done is the new episode's first,
+and `infos["final_obs"]` (N, D) holds the old episode's last wherever the mask `infos["_final_obs"]` (N,) is set."""
 
 import functools
 import os
@@ -22,24 +17,21 @@ import tempfile
 from typing import NamedTuple
 
 import gymnasium as gym
-import minigrid  # noqa: F401  (registers the MiniGrid ids)
 import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv, CartPoleVectorEnv
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
 from minigrid.core.constants import COLOR_TO_IDX, DIR_TO_VEC, OBJECT_TO_IDX
 from minigrid.core.grid import Grid
 from minigrid.core.mission import MissionSpace
 from minigrid.core.world_object import Goal, Wall
-from minigrid.envs import MemoryEnv
+from minigrid.envs import EmptyEnv, MemoryEnv
 from minigrid.minigrid_env import MiniGridEnv
 from minigrid.wrappers import FullyObsWrapper
 
 EVAL_SEED = 2**31  # seeds of evaluation start here, those of training are below; generators read 32 bits
-EMPTY, WALL, GOAL = OBJECT_TO_IDX["empty"], OBJECT_TO_IDX["wall"], OBJECT_TO_IDX["goal"]
-WALL_CELL = (WALL, COLOR_TO_IDX["grey"], 0)
+EMPTY, WALL, GOAL, AGENT = (OBJECT_TO_IDX[name] for name in ("empty", "wall", "goal", "agent"))
 
 
 def spawn_seeds(seed: int, n: int, *key: int, evaluation: bool = False) -> list[int]:
@@ -50,16 +42,35 @@ def spawn_seeds(seed: int, n: int, *key: int, evaluation: bool = False) -> list[
 
 def one_seed(seed) -> int:
     """The seed of a generator that serves all environments: `seed`, or the first of a list. Raises ValueError."""
-    first = seed[0] if isinstance(seed, list) and seed else seed
-    if not isinstance(first, (int, np.integer)) or not 0 <= first < 2**32:
-        raise ValueError(f"a seed must be an integer from 0 to 2**32 - 1, got {first!r}")
-    return int(first)
+    seeds = seed if isinstance(seed, list) and seed else [seed]
+    if not all(isinstance(s, (int, np.integer)) and 0 <= s < 2**32 for s in seeds):
+        raise ValueError(f"a seed must be an integer from 0 to 2**32 - 1, got {seed!r}")
+    return int(seeds[0])
 
 
-def check_actions(actions, num_envs: int) -> None:
-    """Raises ValueError where actions are not `num_envs` integers."""
-    if tuple(actions.shape) != (num_envs,) or "int" not in str(actions.dtype):
-        raise ValueError(f"actions must be {num_envs} integers, got {actions.dtype} of shape {tuple(actions.shape)}")
+def check_number(name: str, value, lowest: int, odd: bool = False) -> None:
+    """Raises ValueError where `value` is not an integer of at least `lowest`, or not odd where it must be."""
+    if not isinstance(value, (int, np.integer)) or value < lowest or (odd and value % 2 == 0):
+        raise ValueError(f"{name} must be an {'odd ' * odd}integer of at least {lowest}, got {value!r}")
+
+
+def integers(name: str, values, count: int, device, below: int | None = None) -> torch.Tensor:
+    """`values` as an int64 tensor on `device`. Raises ValueError unless they are `count` integers (from 0, `below`)."""
+    values = torch.as_tensor(values, device=device)
+    if values.shape != (count,) or "int" not in str(values.dtype):
+        raise ValueError(f"{name} must be {count} integers, got {values.dtype} of shape {tuple(values.shape)}")
+    if below is not None and not all(0 <= int(value) < below for value in values.long().aminmax()):
+        raise ValueError(f"{name} must be from 0 to {below - 1}, got {values.tolist()}")
+    return values.long()
+
+
+def load_tensors(env: VectorEnv, state: dict) -> None:
+    """Give `env` the tensors (or arrays) that its `STATE` names. Raises ValueError where a shape is another."""
+    for name in env.STATE:
+        own = torch.as_tensor(getattr(env, name))
+        if state[name].shape != own.shape:
+            raise ValueError(f"the saved {name} has shape {tuple(state[name].shape)}, not {tuple(own.shape)}")
+        own.copy_(state[name])
 
 
 # ---- CartPole without velocities
@@ -84,23 +95,26 @@ class CartPoleNoVelVectorEnv(CartPoleVectorEnv):
     action is ignored); here a finished environment is reset within the step that finishes it."""
 
     metadata = {**CartPoleVectorEnv.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
+    STATE = ("state", "steps")
 
-    def __init__(self, num_envs: int = 1, **kwargs):
-        super().__init__(num_envs, **kwargs)
-        space = self.single_observation_space
-        self.single_observation_space = spaces.Box(space.low[::2], space.high[::2])
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
+    def __init__(self, num_envs: int = 1, max_episode_steps: int = 500, render_mode: str | None = None, **kwargs):
+        check_number("num_envs", num_envs, 1)
+        check_number("max_episode_steps", max_episode_steps, 1)
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
+        super().__init__(num_envs, max_episode_steps, render_mode, **kwargs)
+        self.single_observation_space = CartPoleNoVelEnv().observation_space
+        self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, num_envs)
 
     def reset(self, *, seed=None, options=None):
         obs, info = super().reset(seed=None if seed is None else one_seed(seed), options=options)
         return obs[:, ::2], info
 
     def step(self, actions):
-        actions = np.asarray(actions)
-        check_actions(actions, self.num_envs)
-        if self.state is None or actions.min() < 0 or actions.max() > 1:
-            raise ValueError("call reset() first; actions are 0 (left) and 1 (right)")
-        obs, reward, terminated, truncated, _ = super().step(actions.astype(np.int64))
+        actions = integers("actions", actions, self.num_envs, "cpu", below=2).numpy()
+        if self.state is None:
+            raise ValueError("call reset() before step()")
+        obs, reward, terminated, truncated, _ = super().step(actions)
         done = terminated | truncated
         self.prev_done[:] = False  # the parent would reset these at the next step
         self.state[:, done] = self.np_random.uniform(self.low, self.high, size=(4, done.sum()))
@@ -113,15 +127,12 @@ class CartPoleNoVelVectorEnv(CartPoleVectorEnv):
         return {"cart_velocity": self.state[1].copy(), "pole_velocity": self.state[3].copy()}
 
     def state_dict(self) -> dict:
-        return {
-            "state": torch.from_numpy(self.state.copy()),
-            "steps": torch.from_numpy(self.steps.copy()),
-            "generator": self.np_random.bit_generator.state,
-        }
+        arrays = {name: torch.tensor(getattr(self, name)) for name in self.STATE}
+        return {**arrays, "generator": self.np_random.bit_generator.state}
 
     def load_state_dict(self, state: dict) -> None:
         self.reset()
-        self.state[:], self.steps[:] = state["state"].numpy(), state["steps"].numpy()
+        load_tensors(self, state)
         self.np_random.bit_generator.state = state["generator"]
 
 
@@ -138,110 +149,82 @@ class Table(NamedTuple):
     variables: dict[str, torch.Tensor]  # (S,) int64 each
 
 
-class _ScriptedDraws:
-    """Stands in for `np_random`: replays the draws in `script`, then draws the lowest; notes every range asked for."""
-
-    def __init__(self):
-        self.script, self.ranges = (), []
-
-    def integers(self, low, high):
-        self.ranges.append((low, high))
-        drawn = len(self.ranges) - 1
-        return self.script[drawn] if drawn < len(self.script) else low
-
-
 def _every_reset(env: MiniGridEnv):
     """Reset `env` once for each possible sequence of its random draws; yields that sequence's probability."""
-    draws = env.unwrapped.np_random = _ScriptedDraws()
-    pending = [()]
+
+    def draw(low, high):  # replays the script, then draws the lowest; notes every range that is asked for
+        ranges.append((low, high))
+        return next(replay, low)
+
+    env._rand_int, pending = draw, [()]
     while pending:
-        draws.script, draws.ranges = pending.pop(), []
+        script, ranges = pending.pop(), []
+        replay = iter(script)
         env.reset()
-        if len(draws.ranges) > len(draws.script):  # a draw that the script does not settle yet: settle it every way
-            low, high = draws.ranges[len(draws.script)]
-            pending += [(*draws.script, value) for value in range(low, high)]
+        if len(ranges) > len(script):  # a draw that the script does not settle yet: settle it every way
+            pending += [(*script, value) for value in range(*ranges[len(script)])]
         else:
-            yield float(np.prod([1 / (high - low) for low, high in draws.ranges]))
+            yield float(np.prod([1 / (high - low) for low, high in ranges]))
 
 
 @functools.lru_cache(maxsize=16)
 def memory_table(size: int, random_length: bool, view_size: int) -> Table:
-    """Enumerate MiniGrid's own `MemoryEnv` (minigrid/envs/memory.py): the grid never changes within an episode, so the
-    states reachable from each start are asked for their observation and for the outcome of each action, once.
-
-    `view_size` is odd and at least 3, or 0 for the whole grid.
-    """
+    """Enumerate MiniGrid's own `MemoryEnv`: its grid never changes within an episode, so each state reachable from a
+    start is asked once what it shows and where each action leads. `view_size` is odd, from 3, or 0: the whole grid."""
     env = MemoryEnv(size, random_length, agent_view_size=view_size or 3, max_steps=2)
     look, env.gen_obs = env.gen_obs, lambda: None  # outcomes do not need the (slow) observation
     views = [FlatMiniGrid(env)] if view_size else [FullyObsWrapper(env), FlatMiniGrid(FullyObsWrapper(env))]
-    index, layouts, obs, next_state, ended, variables, start_probs = {}, {}, [], [], [], [], {}
-    for probability in _every_reset(env):
-        types = bytes(EMPTY if cell is None else OBJECT_TO_IDX[cell.type] for cell in env.grid.grid)
-        layout = layouts.setdefault(types, len(layouts))
+    index, obs, next_state, start_probs, frontier = {}, [], [], {}, []
+
+    def state_index(outcome):  # 0: the episode goes on, 1: failure, 2: success
         cue = int(env.grid.get(1, size // 2 - 1).type == "ball")
-        frontier = []
+        key = cue, *map(int, (*env.agent_pos, env.agent_dir, *env.success_pos, outcome))  # cue and right end: the grid
+        if key not in index:
+            index[key] = len(obs)
+            obs.append(functools.reduce(lambda seen, view: view.observation(seen), views, look()))
+            next_state.append([index[key]] * 3)
+            frontier.append(key)
+        return index[key]
 
-        def state_index(outcome, frontier=frontier, layout=layout, cue=cue):
-            key = layout, *map(int, env.agent_pos), env.agent_dir, outcome
-            if key not in index:
-                index[key] = len(obs)
-                obs.append(functools.reduce(lambda seen, view: view.observation(seen), views, look()))
-                next_state.append([index[key]] * 3)
-                ended.append(outcome)
-                variables.append((cue, *key[1:4], *env.success_pos))
-                frontier.append(key)
-            return index[key]
-
-        start = state_index("running")
+    for probability in _every_reset(env):
+        start = state_index(0)
         start_probs[start] = start_probs.get(start, 0) + probability
         while frontier:
-            _, x, y, direction, outcome = key = frontier.pop()
-            for action in range(3) if outcome == "running" else ():
+            _, x, y, direction, _, _, outcome = key = frontier.pop()
+            for action in range(3) if outcome == 0 else ():
                 env.agent_pos, env.agent_dir, env.step_count = (x, y), direction, 0
                 _, reward, terminated, _, _ = env.step(action)
-                outcome = "running" if not terminated else "success" if reward > 0 else "failure"
-                next_state[index[key]][action] = state_index(outcome)
+                next_state[index[key]][action] = state_index(terminated + (reward > 0))
 
+    *variables, outcomes = torch.tensor(list(index)).T.contiguous()
     names = ("cue", "x", "y", "direction", "success_x", "success_y")
-    return Table(
-        obs=torch.from_numpy(np.stack(obs)),
-        next_state=torch.tensor(next_state),
-        terminal=torch.tensor([outcome != "running" for outcome in ended]),
-        success=torch.tensor([float(outcome == "success") for outcome in ended]),
-        starts=torch.tensor(list(start_probs)),
-        start_probs=torch.tensor(list(start_probs.values()), dtype=torch.float64),
-        variables=dict(zip(names, torch.tensor(variables).T.contiguous(), strict=True)),
-    )
+    starts, probs = torch.tensor(list(start_probs)), torch.tensor(list(start_probs.values()), dtype=torch.float64)
+    return Table(torch.from_numpy(np.stack(obs)), torch.tensor(next_state), outcomes > 0, (outcomes == 2).float(),
+                 starts, probs, dict(zip(names, variables, strict=True)))  # fmt: skip
 
 
 class GridVectorEnv(VectorEnv):
-    """What the batched MiniGrid environments share: spaces, seeding, the reward, the autoreset and saved states.
-
-    A subclass keeps its episodes in tensors named by `STATE`, each (N, ...), and says how to begin, move and look.
-    Bad arguments, actions, options and seeds raise ValueError.
-    """
+    """What the batched MiniGrid environments share. A subclass keeps its episodes in the tensors that `STATE` names and
+    says how to begin, move and look. Bad arguments, actions, options, seeds and saved states raise ValueError."""
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
-    STATE: tuple[str, ...] = ()
 
-    def __init__(self, num_envs: int, size: int, view_size: int, max_steps: int, device, render_mode):
-        for name, value in (("num_envs", num_envs), ("max_steps", max_steps)):
-            if not isinstance(value, (int, np.integer)) or value < 1:
-                raise ValueError(f"{name} must be an integer from 1, got {value!r}")
+    def __init__(self, num_envs: int, size: int, max_steps: int, agent_view_size=7, device="cpu", render_mode=None):
+        check_number("num_envs", num_envs, 1)
+        check_number("max_steps", max_steps, 1)
         if render_mode is not None:
             raise ValueError(f"a batched environment does not render (render_mode={render_mode!r}); gym.make(id) does")
-        check_view_size(view_size)
-        self.num_envs, self.max_steps, self.device = num_envs, max_steps, torch.device(device)
-        self.single_observation_space = spaces.Box(0, 255, (3 * (view_size or size) ** 2 + 1,), np.uint8)
+        check_number("--view-size, where not 0 (the whole grid),", agent_view_size or 3, 3, odd=True)
+        self.num_envs, self.size, self.view_size, self.max_steps = num_envs, size, agent_view_size, max_steps
+        self.device = torch.device(device)
+        self.single_observation_space = spaces.Box(0, 255, (3 * (self.view_size or size) ** 2 + 1,), np.uint8)
         self.single_action_space = spaces.Discrete(3)  # left, right, forward: MiniGrid's first three
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self.generator, self.started = torch.Generator(self.device), False
+        self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, num_envs)
+        self.action_space = gym.vector.utils.batch_space(self.single_action_space, num_envs)
+        self.generator, self.step_count = torch.Generator(self.device), None  # until the first reset
         self._seed(int(np.random.SeedSequence().generate_state(1)[0]))
-        self.step_count = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         # MiniGridEnv._reward, in float64 as there, for every step count at which success can come
-        count = torch.arange(max_steps + 1, dtype=torch.float64)
-        self.reward_at = (1 - 0.9 * (count / max_steps)).float().to(self.device)
+        self.reward_at = (1 - 0.9 * (torch.arange(max_steps + 1).double() / max_steps)).float().to(self.device)
 
     def _seed(self, seed):
         self._np_random_seed = one_seed(seed)  # what gymnasium's `np_random_seed` shows
@@ -251,19 +234,17 @@ class GridVectorEnv(VectorEnv):
         """-> obs (N, D) uint8, {}. The generator that draws all episodes is seeded with `seed`, if given."""
         if seed is not None:
             self._seed(seed)
-        self.started = True
-        self.step_count.zero_()
+        self.step_count = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         self._begin(torch.ones(self.num_envs, dtype=torch.bool, device=self.device))
         return self._observe(), {}
 
     def step(self, actions):
         """actions (N,) -> obs (N, D) uint8, reward (N,) float32, terminated (N,), truncated (N,), infos."""
-        actions = torch.as_tensor(actions, device=self.device)
-        check_actions(actions, self.num_envs)
-        if not self.started:
+        actions = integers("actions", actions, self.num_envs, self.device)
+        if self.step_count is None:
             raise ValueError("call reset() before step()")
         try:
-            terminated, success = self._move(actions.long())
+            terminated, success = self._move(actions)
         except RuntimeError as error:  # on a GPU the look-up itself fails
             raise ValueError("actions are 0 (left), 1 (right) and 2 (forward)") from error
         self.step_count += 1
@@ -276,43 +257,34 @@ class GridVectorEnv(VectorEnv):
         return self._observe(), reward, terminated, truncated, infos
 
     def state_dict(self) -> dict:
-        state = {name: getattr(self, name).clone() for name in (*self.STATE, "step_count")}
-        return {**state, "generator": self.generator.get_state()}
+        return {name: getattr(self, name).clone() for name in self.STATE} | {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict) -> None:
-        self.started = True
-        for name in (*self.STATE, "step_count"):
-            getattr(self, name).copy_(state[name])
+        self.reset()
+        load_tensors(self, state)
         self.generator.set_state(state["generator"].cpu())
 
 
 class MemoryVectorEnv(GridVectorEnv):
     """N copies of MiniGrid's MemoryEnv as look-ups in `memory_table`; the same observations, rewards and ends.
+    `reset(options={"start": index})` begins environment n at start `index[n]` of the table in place of a random one."""
 
-    `reset(options={"start": index})` begins environment n at start `index[n]` of the table in place of a random one.
-    """
+    STATE = ("state", "step_count")
 
-    STATE = ("state",)
-
-    def __init__(self, num_envs=1, size=8, random_length=False, max_steps=None, agent_view_size=7, device="cpu",
-                 render_mode=None):  # fmt: skip
-        max_steps = 5 * size**2 if max_steps is None else max_steps
-        super().__init__(num_envs, size, agent_view_size, max_steps, device, render_mode)
-        *tensors, variables = memory_table(size, random_length, agent_view_size)
+    def __init__(self, num_envs=1, size=13, random_length=False, max_steps=None, **kwargs):
+        check_number("the size of Memory", size, 7 if random_length else 5, odd=True)
+        super().__init__(num_envs, size, 5 * size**2 if max_steps is None else max_steps, **kwargs)
+        *tensors, variables = memory_table(size, random_length, self.view_size)
         self.table = Table(*(t.to(self.device) for t in tensors), {k: v.to(self.device) for k, v in variables.items()})
-        self.cumulative = self.table.start_probs.cumsum(0)
-        self.cumulative[-1] = 1.0
+        self.cumulative = self.table.start_probs.cumsum(0)[:-1]
         self.state = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
 
     def reset(self, *, seed=None, options=None):
-        obs, infos = super().reset(seed=seed)
-        if not options or "start" not in options:
-            return obs, infos
-        start, K = torch.as_tensor(options["start"], device=self.device), len(self.table.starts)
-        if tuple(start.shape) != (self.num_envs,) or not ((start >= 0) & (start < K)).all():
-            raise ValueError(f"options['start'] must be {self.num_envs} numbers from 0 to {K - 1}")
-        self.state = self.table.starts[start.long()]
-        return self._observe(), infos
+        super().reset(seed=seed)
+        if options and "start" in options:
+            start = integers("options['start']", options["start"], self.num_envs, self.device, len(self.table.starts))
+            self.state = self.table.starts[start]
+        return self._observe(), {}
 
     def _begin(self, mask):
         # one draw for every environment, used or not: no transfer to ask how many are needed
@@ -333,18 +305,15 @@ class MemoryVectorEnv(GridVectorEnv):
 
 
 def success_return(env_id: str) -> float:
-    """The return from which an episode is a success: the id's `reward_threshold` (less what rounding of float32 rewards
-    takes from a sum), or any positive return where it has none."""
+    """The return from which an episode is a success: its id's `reward_threshold`, less rounding, or any positive."""
     threshold = gym.spec(env_id).reward_threshold
     return 1e-9 if threshold is None else threshold - 1e-5 * max(1.0, abs(threshold))
 
 
 def evaluation_starts(env_id: str, episodes: int, once: bool):
-    """-> weights (K,) float64 of K evaluation episodes, `reset` options that give them, whether these are all there are.
-
+    """-> weights (K,) float64 of K evaluation episodes, `reset` options that give them, whether they are all there are.
     A Memory id has few starts. One episode from each, weighted by its probability, gives a deterministic policy's exact
-    success rate; without `once` the starts are repeated until there are at least `episodes`.
-    """
+    success rate; without `once` the starts are repeated until there are at least `episodes`."""
     spec = gym.spec(env_id)
     if spec.vector_entry_point is not MemoryVectorEnv:
         return torch.full((episodes,), 1 / episodes, dtype=torch.float64), None, False
@@ -355,15 +324,11 @@ def evaluation_starts(env_id: str, episodes: int, once: bool):
 
 # ---- Kruskal mazes
 def kruskal_mazes(sizes: torch.Tensor, width: int, generator: torch.Generator):
-    """A random maze for each entry of `sizes` (K,), 5 <= size <= width, all K at once.
-
-    Rooms are the inner cells with even (x, y); randomised Kruskal (Kruskal 1956, with shuffled edges in place of
-    sorted ones) opens the wall between two neighbouring rooms wherever that joins two components.
-    Returns cells (K, width, width) uint8 of MiniGrid object types indexed [k, x, y], with the goal in them, and
-    the agent's x and y, (K,) each; agent and goal stand on distinct uniformly drawn free cells.
-    """
-    device, K = sizes.device, len(sizes)
-    rooms = (width - 1) // 2  # a side, of the largest maze
+    """A random maze for each entry of `sizes` (K,), 5 <= size <= width, all K at once. Rooms are the inner cells with
+    even (x, y); randomised Kruskal (Kruskal 1956, with shuffled edges in place of sorted ones) opens the wall between
+    two neighbouring rooms wherever that joins two components. Returns cells (K, width, width) uint8 of MiniGrid object
+    types [k, x, y] and the agent's x and y, (K,) each; agent and goal stand on distinct uniformly drawn free cells."""
+    device, K, rooms = sizes.device, len(sizes), (width - 1) // 2  # rooms a side, of the largest maze
     room = torch.arange(rooms * rooms, device=device).view(rooms, rooms)
     ends = torch.cat((torch.stack((room[:-1], room[1:]), -1).flatten(0, 1),
                       torch.stack((room[:, :-1], room[:, 1:]), -1).flatten(0, 1)))  # (E, 2)  # fmt: skip
@@ -372,8 +337,7 @@ def kruskal_mazes(sizes: torch.Tensor, width: int, generator: torch.Generator):
     order = torch.rand(own.shape, generator=generator, device=device).argsort(1)
 
     label = room.flatten().expand(K, -1).clone()  # (K, R) component of each room
-    opened = torch.zeros_like(own)
-    rows = torch.arange(K, device=device)
+    opened, rows = torch.zeros_like(own), torch.arange(K, device=device)
     for edge in order.T:  # (K,), the next edge of each maze
         a, b = label[rows, ends[edge, 0]], label[rows, ends[edge, 1]]
         joins = (a != b) & own[rows, edge]
@@ -395,20 +359,13 @@ def kruskal_mazes(sizes: torch.Tensor, width: int, generator: torch.Generator):
 
 class MazeEnv(MiniGridEnv):
     """A new Kruskal maze each episode (see `kruskal_mazes`); one sees through its walls, the goal ends the episode.
-
     `random_size`: each episode draws a size from 6 to `size`; the grid is always the largest, padded with wall.
-    The reward at the goal is MiniGrid's 1 - 0.9 * step_count / max_steps.
-    """
+    The reward at the goal is MiniGrid's 1 - 0.9 * step_count / max_steps."""
 
     def __init__(self, size: int = 13, random_size: bool = False, max_steps: int = 256, **kwargs):
-        check_maze_size(size, random_size)
-        self.size, self.random_size = size, random_size
-        super().__init__(MissionSpace(self._gen_mission), grid_size=size, max_steps=max_steps, see_through_walls=True,
-                         **kwargs)  # fmt: skip
-
-    @staticmethod
-    def _gen_mission():
-        return "get to the green goal square"
+        check_number("the size of a maze", size, 6 if random_size else 5)
+        self.size, self.random_size, mission = size, random_size, MissionSpace(EmptyEnv._gen_mission)
+        super().__init__(mission, grid_size=size, max_steps=max_steps, see_through_walls=True, **kwargs)
 
     def _gen_grid(self, width, height):
         size = self._rand_int(6, self.size + 1) if self.random_size else self.size
@@ -423,89 +380,74 @@ class MazeEnv(MiniGridEnv):
 class MazeVectorEnv(GridVectorEnv):
     """N mazes at once: the same task as `MazeEnv`, the mazes drawn hundreds at a time."""
 
-    STATE = ("cells", "x", "y", "direction")
+    STATE = ("cells", "x", "y", "direction", "step_count", "drawn_cells", "drawn_x", "drawn_y", "used")
 
-    def __init__(self, num_envs=1, size=13, random_size=False, max_steps=256, agent_view_size=7, device="cpu",
-                 render_mode=None):  # fmt: skip
-        check_maze_size(size, random_size)
-        super().__init__(num_envs, size, agent_view_size, max_steps, device, render_mode)
-        self.size, self.random_size, self.view = size, random_size, agent_view_size
-        N, view, device = num_envs, agent_view_size, self.device
-        self.cells = torch.full((N, size, size), WALL, dtype=torch.uint8, device=device)
-        self.x, self.y, self.direction = torch.ones(3, N, dtype=torch.int64, device=device)
-        self.rows = torch.arange(N, device=device)
+    def __init__(self, num_envs=1, size=13, random_size=False, max_steps=256, **kwargs):
+        check_number("the size of a maze", size, 6 if random_size else 5)
+        super().__init__(num_envs, size, max_steps, **kwargs)
+        view, device, self.random_size = self.view_size, self.device, random_size
+        self.rows = torch.arange(num_envs, device=device)
+        self.x, self.y, self.direction = torch.ones(3, num_envs, dtype=torch.int64, device=device)
+        self.cells = torch.full((num_envs, size, size), WALL, dtype=torch.uint8, device=device)
+        self.drawn_x, self.drawn_y = torch.ones(2, max(256, num_envs), dtype=torch.int64, device=device)
+        self.drawn_cells = self.cells.new_full((len(self.drawn_x), size, size), WALL)
         self.turn = torch.tensor([3, 1, 0], device=device)  # of each action, in quarter turns to the right
         self.step_x, self.step_y = torch.tensor(np.array(DIR_TO_VEC).T, device=device)  # (4,) each
-        encode = {EMPTY: (EMPTY, 0, 0), WALL: WALL_CELL, GOAL: (GOAL, COLOR_TO_IDX["green"], 0)}
-        self.encode = torch.zeros(GOAL + 1, 3, dtype=torch.uint8, device=device)
-        for kind, cell in encode.items():
-            self.encode[kind] = torch.tensor(cell, dtype=torch.uint8)
+        encode = {EMPTY: (EMPTY, 0, 0), WALL: Wall().encode(), GOAL: Goal().encode()}
+        encode |= {AGENT + direction: (AGENT, COLOR_TO_IDX["red"], direction) for direction in range(4)}
+        encode = [encode.get(kind, (0, 0, 0)) for kind in range(AGENT + 4)]
+        self.encode = torch.tensor(encode, dtype=torch.uint8, device=device)  # (14, 3) of each kind in `cells`
         # MiniGridEnv.get_view_coords inverted: view cell (i, j) lies i - view // 2 to the right, view - 1 - j ahead
-        ahead = (view - 1 - torch.arange(view, device=device)).expand(view, view)
-        right = (torch.arange(view, device=device) - view // 2)[:, None].expand(view, view)
+        cell = torch.arange(view, device=device)
+        right, ahead = cell[:, None] - view // 2, view - 1 - cell
         dx, dy = self.step_x[:, None, None], self.step_y[:, None, None]
         self.view_x, self.view_y = dx * ahead - dy * right, dy * ahead + dx * right  # (4, view, view)
 
     def _seed(self, seed):
         super()._seed(seed)
-        self.block_start = None  # mazes of the old seed are not used
-
-    def _draw_block(self):
-        self.block_start = self.generator.get_state()  # a saved state redraws its block from here
-        sizes = torch.full((max(256, self.num_envs),), self.size, device=self.device)
-        if self.random_size:
-            sizes = torch.randint(6, self.size + 1, sizes.shape, generator=self.generator, device=self.device)
-        self.block, self.used = kruskal_mazes(sizes, self.size, self.generator), 0
+        self.used = torch.tensor(2**31)  # of the drawn mazes: more than there are, so that new ones are drawn
 
     def _begin(self, mask):
         which = mask.nonzero().squeeze(1)
-        if self.block_start is None or self.used + len(which) > len(self.block[0]):
-            self._draw_block()
-        mazes = slice(self.used, self.used + len(which))
-        self.cells[which], self.x[which], self.y[which] = (part[mazes] for part in self.block)
-        self.direction[which] = 0
-        self.used = mazes.stop
+        if len(which) == 0:
+            return
+        if self.used + len(which) > len(self.drawn_x):
+            sizes = torch.full_like(self.drawn_x, self.size)
+            if self.random_size:
+                sizes = torch.randint(6, self.size + 1, sizes.shape, generator=self.generator, device=self.device)
+            self.drawn_cells, self.drawn_x, self.drawn_y = kruskal_mazes(sizes, self.size, self.generator)
+            self.used.zero_()
+        mazes = slice(int(self.used), int(self.used) + len(which))
+        self.cells[which], self.x[which] = self.drawn_cells[mazes], self.drawn_x[mazes]
+        self.y[which], self.direction[which] = self.drawn_y[mazes], 0
+        self.used += len(which)
 
     def _move(self, actions):
         self.direction = (self.direction + self.turn.gather(0, actions)) % 4
         forward = actions == 2
         x = self.x + self.step_x[self.direction] * forward
         y = self.y + self.step_y[self.direction] * forward
-        ahead = self.cells[self.rows, x, y]
-        walks = forward & (ahead != WALL)
-        self.x, self.y = torch.where(walks, x, self.x), torch.where(walks, y, self.y)
-        terminated = walks & (ahead == GOAL)
-        return terminated, terminated.float()
+        ahead = self.cells[self.rows, x, y]  # the agent's own cell, which is empty, where it only turns
+        self.x, self.y = torch.where(ahead == WALL, self.x, x), torch.where(ahead == WALL, self.y, y)
+        solved = ahead == GOAL
+        return solved, solved
 
     def _observe(self):
-        if self.view == 0:
-            image = self.encode[self.cells.int()]
-            agent = torch.tensor((OBJECT_TO_IDX["agent"], COLOR_TO_IDX["red"], 0), dtype=torch.uint8)
-            image[self.rows, self.x, self.y] = agent.to(self.device)
-            image[self.rows, self.x, self.y, 2] = self.direction.to(torch.uint8)
+        if self.view_size == 0:
+            seen = self.cells.clone()
+            seen[self.rows, self.x, self.y] = (AGENT + self.direction).to(torch.uint8)
         else:
-            x = self.x[:, None, None] + self.view_x[self.direction]  # (N, view, view)
-            y = self.y[:, None, None] + self.view_y[self.direction]
-            last = self.size - 1
-            # beyond the grid MiniGrid sees wall, and so is the grid's own border
-            seen = self.cells[self.rows[:, None, None], x.clamp(0, last), y.clamp(0, last)]
-            seen[:, self.view // 2, -1] = EMPTY  # the agent's own cell shows what it carries: nothing
-            image = self.encode[seen.int()]
-        return torch.cat((image.flatten(1), self.direction[:, None].to(torch.uint8)), 1)
+            x = (self.x[:, None, None] + self.view_x[self.direction]).clamp(0, self.size - 1)  # (N, view, view)
+            y = (self.y[:, None, None] + self.view_y[self.direction]).clamp(0, self.size - 1)
+            seen = self.cells[self.rows[:, None, None], x, y]  # beyond the grid lies wall, and so it does at its edge
+            seen[:, self.view_size // 2, -1] = EMPTY  # the agent's own cell shows what it carries: nothing
+        return torch.cat((self.encode[seen.int()].flatten(1), self.direction[:, None].to(torch.uint8)), 1)
 
     def task_variables(self) -> dict[str, torch.Tensor]:
         """(N,) int64 each: x, y, direction of the agent, goal_x, goal_y."""
         goal = (self.cells.flatten(1) == GOAL).int().argmax(1)
         return {"x": self.x.clone(), "y": self.y.clone(), "direction": self.direction.clone(),
                 "goal_x": goal // self.size, "goal_y": goal % self.size}  # fmt: skip
-
-    def state_dict(self) -> dict:
-        return {**super().state_dict(), "generator": self.block_start.clone(), "used": self.used}
-
-    def load_state_dict(self, state: dict) -> None:
-        super().load_state_dict(state)
-        self._draw_block()
-        self.used = state["used"]
 
 
 # ---- Any other environment: single ones, gymnasium's vector environment over them, and tensors on top
@@ -514,74 +456,74 @@ class FlatMiniGrid(gym.ObservationWrapper):
 
     def __init__(self, env: gym.Env):
         super().__init__(env)
-        size = int(np.prod(env.observation_space["image"].shape)) + 1
-        self.observation_space = spaces.Box(0, 255, (size,), np.uint8)
+        self.observation_space = spaces.Box(0, 255, (1 + env.observation_space["image"].low.size,), np.uint8)
 
     def observation(self, obs):
         return np.append(obs["image"], np.uint8(obs["direction"]))
 
 
-def make_single(env_id: str, view_size: int | None = None, render_mode: str | None = None,
-                ignore_mission: bool = False) -> gym.Env:  # fmt: skip
-    """One environment with the flat observation that the batched one gives; for MiniGrid ids name the `view_size`.
-
-    Raises ValueError where the id is not MiniGrid's, or has a mission that varies and is not to be ignored.
-    """
-    render = {"render_mode": render_mode} if render_mode else {}
+def make_single(env_id: str, view_size: int | None = None, render_mode: str | None = None, ignore_mission=False):
+    """One environment with the flat observation that the batched one gives; for MiniGrid ids name the `view_size`. It
+    has the `render_mode` if it can. Raises ValueError for ids that are not MiniGrid's, and for missions that vary."""
+    spec, kwargs = gym.spec(env_id), {}
+    if render_mode and render_mode in make_single(env_id, view_size, None, True).metadata.get("render_modes", ()):
+        kwargs["render_mode"] = render_mode
     if view_size is None:
-        return gym.make(gym.spec(env_id), **render)
-    check_view_size(view_size)
-    gym.spec(env_id)  # an unknown id is told its nearest neighbours
+        return gym.make(spec, **kwargs)
+    check_number("--view-size, where not 0 (the whole grid),", view_size or 3, 3, odd=True)
     if not env_id.startswith(("MiniGrid-", "BabyAI-")):
         raise ValueError("it is not a MiniGrid id; take one that starts with 'MiniGrid-'")
-    env = gym.make(gym.spec(env_id), agent_view_size=view_size or 3, **render)
+    env = gym.make(spec, agent_view_size=view_size or 3, **kwargs)
     mission = env.observation_space["mission"]
     varies = type(mission) is not MissionSpace or any(len(words) > 1 for words in mission.ordered_placeholders or ())
     if varies and not ignore_mission:
-        raise ValueError("its mission varies and this agent does not read text; take an id with a fixed mission, or add "
-                         "--ignore-mission where one can do without")  # fmt: skip
+        raise ValueError("its mission varies and this agent does not read text; --ignore-mission, or take another id")
     return FlatMiniGrid(env if view_size else FullyObsWrapper(env))
 
 
 def as_tensor(obs, space: spaces.Box, device) -> torch.Tensor:
     """An observation as a network reads it: uint8 stays, any other type becomes float32."""
-    return torch.as_tensor(np.asarray(obs), dtype=torch.uint8 if space.dtype == np.uint8 else torch.float32, device=device)
+    dtype = torch.uint8 if space.dtype == np.uint8 else torch.float32
+    return torch.as_tensor(np.asarray(obs), dtype=dtype, device=device)
 
 
 class TensorVectorEnv(gym.vector.VectorWrapper):
-    """A NumPy vector environment (SAME_STEP) with tensors on `device` outside: observations float32 or uint8, `final_obs`
-    dense (N, D), actions 0 to A - 1 whatever number the environment's own begin with."""
+    """A NumPy vector environment (SAME_STEP) with tensors on `device` outside: observations float32 or uint8,
+    `final_obs` dense (N, D), actions 0 to A - 1 whatever number the environment's own begin with."""
 
     def __init__(self, env: VectorEnv, device):
         super().__init__(env)
         self.device, space, actions = torch.device(device), env.single_observation_space, env.single_action_space
+        self.state_dict = getattr(env, "state_dict", lambda: None)  # None: episodes in progress cannot be saved
+        self.load_state_dict = getattr(env, "load_state_dict", None)
         if env.metadata.get("autoreset_mode") is not AutoresetMode.SAME_STEP:
             raise ValueError(f"{env} must reset in the same step (AutoresetMode.SAME_STEP)")
         if not isinstance(actions, spaces.Discrete):
             raise ValueError(f"its actions are {actions}; take an environment with discrete actions")
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-            raise ValueError(f"its observations are {space}; gymnasium.wrappers.FlattenObservation makes a flat Box of them")
+            raise ValueError(f"its observations are {space}; gymnasium.wrappers.FlattenObservation makes them flat")
 
     def reset(self, *, seed=None, options=None):
         if seed is not None and hasattr(self.env, "envs"):  # each its own: seed + i would share streams among seeds
-            if not isinstance(seed, list):
-                seed = spawn_seeds(one_seed(seed), self.num_envs, evaluation=seed >= EVAL_SEED)
+            first = one_seed(seed)
+            seed = seed if isinstance(seed, list) else spawn_seeds(first, self.num_envs, evaluation=first >= EVAL_SEED)
         obs, _ = self.env.reset(seed=seed, options=options)
         return as_tensor(obs, self.single_observation_space, self.device), {}
 
     def step(self, actions):
-        actions = actions.cpu().numpy() + self.single_action_space.start
+        if not isinstance(self.env, CartPoleNoVelVectorEnv):  # it checks them itself
+            space = self.single_action_space
+            actions = integers("actions", actions, self.num_envs, "cpu", int(space.n)).numpy() + int(space.start)
         obs, reward, terminated, truncated, infos = self.env.step(actions)
         final_obs, done = obs, terminated | truncated
         if done.any():
             final_obs = infos["final_obs"]
-            if final_obs.dtype == object:  # gymnasium's: an observation where the mask is set, None elsewhere
-                final_obs = np.stack([obs[n] if final is None else final for n, final in enumerate(final_obs)])
-        space, device = self.single_observation_space, self.device
-        reward = torch.as_tensor(reward, dtype=torch.float32, device=device)
-        terminated, truncated, done = (torch.as_tensor(x, device=device) for x in (terminated, truncated, done))
-        infos = {"final_obs": as_tensor(final_obs, space, device), "_final_obs": done}
-        return as_tensor(obs, space, device), reward, terminated, truncated, infos
+        if final_obs.dtype == object:  # gymnasium's: an observation where the mask is set, None elsewhere
+            final_obs = np.stack([obs[n] if final is None else final for n, final in enumerate(final_obs)])
+        obs, final_obs = (as_tensor(x, self.single_observation_space, self.device) for x in (obs, final_obs))
+        terminated, truncated, done = (torch.as_tensor(x, device=self.device) for x in (terminated, truncated, done))
+        reward = torch.as_tensor(reward, dtype=torch.float32, device=self.device)
+        return obs, reward, terminated, truncated, {"final_obs": final_obs, "_final_obs": done}
 
     def task_variables(self) -> dict[str, torch.Tensor]:
         """(N,) each: the `task_variables()` of the environment, or of the single ones in it. Raises AttributeError."""
@@ -590,22 +532,15 @@ class TensorVectorEnv(gym.vector.VectorWrapper):
         each = [env.unwrapped.task_variables() for env in self.env.envs]
         return {name: torch.as_tensor(np.array([values[name] for values in each])) for name in each[0]}
 
-    def state_dict(self) -> dict | None:
-        """None where episodes in progress cannot be saved: gymnasium's vector environments."""
-        return self.env.state_dict() if hasattr(self.env, "state_dict") else None
-
-    def load_state_dict(self, state: dict) -> None:
-        self.env.load_state_dict(state)
-
 
 def make_batched(env_id: str, num_envs: int, device, view_size: int | None = None, ignore_mission: bool = False):
     """N environments behind tensors on `device`: the batched form where one is registered here, otherwise gymnasium's
     vector environment over single ones. Both give the same observation. Raises ValueError or gym.error.Error."""
-    entry_point = gym.spec(env_id).vector_entry_point
-    if entry_point in (MemoryVectorEnv, MazeVectorEnv) and view_size is not None:
-        return gym.make_vec(gym.spec(env_id), num_envs, device=device, agent_view_size=view_size)
-    if entry_point is CartPoleNoVelVectorEnv and view_size is None:
-        return TensorVectorEnv(gym.make_vec(gym.spec(env_id), num_envs), device)
+    spec = gym.spec(env_id)
+    if spec.vector_entry_point in (MemoryVectorEnv, MazeVectorEnv) and view_size is not None:
+        return gym.make_vec(spec, num_envs, device=device, agent_view_size=view_size)
+    if spec.vector_entry_point is CartPoleNoVelVectorEnv and view_size is None:
+        return TensorVectorEnv(gym.make_vec(spec, num_envs), device)
     make_one = functools.partial(make_single, env_id, view_size, ignore_mission=ignore_mission)
     return TensorVectorEnv(gym.vector.SyncVectorEnv([make_one] * num_envs, autoreset_mode="SameStep"), device)
 
@@ -623,21 +558,19 @@ def try_out(envs, film: gym.Env | None = None) -> None:
 
 
 @torch.no_grad()
-def record_videos(env: gym.Env, act, state, folder: str, prefix: str, episodes: int, limit: int = 10_000):
+def record_videos(env: gym.Env, act, state, folder: str, prefix: str, episodes: int, limit: int = 10_000) -> list[str]:
     """Play `episodes` episodes of a rendering `env`, `limit` steps at most, and write each to an mp4 frame by frame.
-
-    `act(obs (1, D), state, done (1,))` returns an action (1,) and the next state; `state` is the first, its tensors' device
-    the network's. Returns the paths, `folder/prefix-episode-0.mp4` and on.
-    """
+    `act(obs (1, D), state, done (1,))` returns an action (1,) and the next state; `state` is the first, its tensors'
+    device the network's. Returns the paths, `folder/prefix-episode-0.mp4` and on. Raises ValueError without frames."""
     from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter  # slow to import, and only videos need it
-
     os.makedirs(folder, exist_ok=True)
-    space, device, first_state, paths = env.observation_space, state[0].device, state, []
-    for n, seed in enumerate(spawn_seeds(0, episodes, evaluation=True)):
-        path = os.path.join(folder, f"{prefix.replace('/', '_')}-episode-{n}.mp4")
-        (obs, _), state, frame = env.reset(seed=seed), first_state, np.asarray(env.render())
+    space, device, first_state = env.observation_space, state[0].device, state
+    paths = [os.path.join(folder, f"{prefix.replace('/', '_')}-episode-{n}.mp4") for n in range(episodes)]
+    for path, seed in zip(paths, spawn_seeds(0, episodes, evaluation=True), strict=True):
+        (obs, _), state = env.reset(seed=seed), first_state
+        frame = np.asarray(env.render() if env.render_mode == "rgb_array" else None)
         if frame.ndim != 3 or frame.dtype != np.uint8:
-            raise ValueError("it does not render: render() must give frames (height, width, 3) of uint8")
+            raise ValueError("it cannot be filmed: with 'rgb_array' render() must give (height, width, 3) of uint8")
         height, width = (side // 2 * 2 for side in frame.shape[:2])  # H.264 takes even sides only
         with FFMPEG_VideoWriter(path, (width, height), env.metadata.get("render_fps", 30)) as video:
             video.write_frame(frame[:height, :width, :3])
@@ -648,34 +581,20 @@ def record_videos(env: gym.Env, act, state, folder: str, prefix: str, episodes: 
                 video.write_frame(np.asarray(env.render())[:height, :width, :3])
                 if terminated or truncated:
                     break
-        paths.append(path)
     env.close()
     return paths
 
 
-# ---- Checks and registration
-def check_view_size(view_size: int) -> None:
-    if view_size != 0 and (view_size < 3 or view_size % 2 == 0):
-        raise ValueError(f"--view-size must be 0 (the whole grid) or an odd number from 3, got {view_size}")
-
-
-def check_maze_size(size: int, random_size: bool) -> None:
-    if size < (6 if random_size else 5):
-        raise ValueError(f"a maze needs a size of at least {6 if random_size else 5}, got {size}")
-
-
-def _register() -> None:
-    gym.register("CartPoleNoVel-v0", CartPoleNoVelEnv, vector_entry_point=CartPoleNoVelVectorEnv, max_episode_steps=500,
-                 reward_threshold=475.0)  # fmt: skip
-    for name, smallest in (("CustomMaze", 5), ("CustomMazeRandom", 6)):
-        for size in range(smallest, 25):
-            kwargs = {"size": size, "random_size": name == "CustomMazeRandom"}
-            gym.register(f"MiniGrid-{name}-S{size}-v0", MazeEnv, vector_entry_point=MazeVectorEnv, kwargs=kwargs)
-    for size in (33, 65, 129, 257):
-        gym.register(f"MiniGrid-MemoryS{size}-v0", MemoryEnv, kwargs={"size": size})
-    for env_id, spec in gym.registry.items():
-        if env_id.startswith("MiniGrid-Memory"):
-            spec.vector_entry_point = MemoryVectorEnv
-
-
-_register()
+# ---- Registration
+gym.register("CartPoleNoVel-v0", CartPoleNoVelEnv, vector_entry_point=CartPoleNoVelVectorEnv, max_episode_steps=500,
+             reward_threshold=475.0)  # fmt: skip
+register_maze = functools.partial(gym.register, entry_point=MazeEnv, vector_entry_point=MazeVectorEnv)
+for size in range(5, 25):
+    register_maze(f"MiniGrid-CustomMaze-S{size}-v0", kwargs={"size": size})
+for size in range(6, 25):
+    register_maze(f"MiniGrid-CustomMazeRandom-S{size}-v0", kwargs={"size": size, "random_size": True})
+for size in (33, 65, 129, 257):
+    gym.register(f"MiniGrid-MemoryS{size}-v0", MemoryEnv, kwargs={"size": size})
+for spec in gym.registry.values():
+    if spec.id.startswith("MiniGrid-Memory"):
+        spec.vector_entry_point = MemoryVectorEnv
