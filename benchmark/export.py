@@ -1,9 +1,8 @@
-"""A finished run -> a small checkpoint that evaluates and can be looked at, but does not train on.
+"""A finished run -> a small checkpoint with weights, arguments, results, the command and the commit that made them.
 
     python benchmark/export.py runs/RUN/agent.pt benchmark/checkpoints/MiniGrid-MemoryS13-v0.pt
 
-It keeps the weights, the arguments and the results, with the command and the commit that made them. The new file is
-loaded and evaluated before it is called done.
+It evaluates and can be looked at, but does not train on. It is loaded and evaluated before it is called done.
 """
 
 import argparse

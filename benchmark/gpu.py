@@ -145,8 +145,8 @@ def speed(limit: float, work: str, how: str) -> list:
 
 def solve(limit: float, env_id: str, seed: int) -> list:
     flags = [*TRIAL, "--total-timesteps", "1280", "--eval-every", "5"] if TRIAL else SOLVE
-    row = call("time_to_solve", "solve", limit, side="ours", flags=["--env-id", env_id, "--seed", str(seed), *flags],
-               target=0 if TRIAL else 0.97, most=1)  # fmt: skip
+    flags = ["--env-id", env_id, "--seed", str(seed), *flags]
+    row = call("time_to_solve", "solve", limit, side="ours", flags=flags, target=0 if TRIAL else 0.97, most=1)
     text = f"FAILED: {row['error']}" if "error" in row else f"not in a minute (best {row['best']:.3f})"
     text = f"{60 * row['minutes']:.1f} s of training, {row['steps']:,} steps" if row.get("minutes") else text
     return [(f"{env_id}, seed {seed}", text)]

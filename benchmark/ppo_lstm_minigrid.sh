@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# MiniGrid over seeds, each row with its memoryless control; -h explains the options. The table is the one place where a
-# row's flags are written.
+# MiniGrid over seeds, each row with its memoryless control; -h explains the options.
 #    bash benchmark/ppo_lstm_minigrid.sh -w 2 -g memory-s13 -s 1-3
 
 run="ppo_lstm_minigrid.py --env-id MiniGrid"

@@ -81,8 +81,7 @@ def read_run(folder: str) -> dict | None:
     if args["eval_only"]:
         return None
     before = "ppo_lstm_cartpole_novel.py" if args["env_id"].startswith("CartPole") else "ppo_lstm_minigrid.py"
-    events = EventAccumulator(folder, size_guidance={"scalars": 0})
-    events.Reload()
+    events = EventAccumulator(folder, size_guidance={"scalars": 0}).Reload()
     if "charts/SPS" not in events.Tags()["scalars"]:
         raise ValueError("it has no event file, or one without charts/SPS")
     speed = [(e.step, e.step / e.value) for e in events.Scalars("charts/SPS")]  # steps, training seconds until then
@@ -181,8 +180,8 @@ def make_rows(records: list[dict]) -> list[Row]:
 
 # ---- Rows -> text and pictures
 def markdown(header: str, lines: list[list[str]]) -> str:
-    header = header.split(" | ")
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *lines)) + "\n"
+    lines = [header.split(" | "), ["---"] * len(header.split(" | ")), *lines]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def tables(rows: list[Row], notes: Path) -> str:

@@ -118,10 +118,10 @@ class Job:
 
 def parse_seeds(text: str) -> list[int]:
     """"1-3 05" -> [1, 2, 3, 5]"""
-    if not re.fullmatch(r"\s*(\d+(-\d+)?[\s,]*)+", text):
+    pairs = [re.fullmatch(r"(\d+)(?:-(\d+))?", word) for word in text.replace(",", " ").split()]
+    if not all(pairs):
         raise ValueError(f"seeds are numbers and ranges such as 1-3, got {text!r}")
-    pairs = re.findall(r"(\d+)-?(\d*)", text)
-    return [seed for first, last in pairs for seed in range(int(first), int(last or first) + 1)]
+    return [seed for pair in pairs for seed in range(int(pair[1]), int(pair[2] or pair[1]) + 1)]
 
 
 def make_jobs(rows: str, patterns: str, seeds: str, further: list[str]) -> list[Job]:

@@ -15,8 +15,7 @@
 launcher=${1:?the launcher is missing, for example benchmark/ppo_lstm_minigrid.sh}
 shift
 bash "$launcher" -t "${SLURM_CPUS_PER_TASK:-1}" -j "${SLURM_ARRAY_TASK_ID:?submit it with --array}" "$@" &
-child=$!
-near_limit=''
+child=$! near_limit=''
 trap 'near_limit=1; kill -TERM "$child"' USR1 # three minutes before the time limit: save, then queue the task again
 trap : TERM                                   # preempted or cancelled: Slurm tells every process itself
 wait "$child"

@@ -7,6 +7,7 @@ table, best first, by the file's metric in the final evaluation. Each value is p
 """
 
 import argparse
+import contextlib
 import math
 import random
 import re
@@ -70,9 +71,10 @@ def table(path: Path, jobs: list[Job]) -> str:
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     prefix, metric, env_id = re.fullmatch(METRIC, config["metric"]["name"]).groups()
     mode, finished = {"eval": "argmax", "eval_sampled": "sampled"}[prefix], []
-    for folder in filter(None, (job.runs()[0] for job in jobs)):
-        results = read(folder / "results.json")
-        finished.append((results["eval"][env_id or results["env_id"]][mode][metric], results["SPS"], results["args"]))
+    for job in jobs:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # not finished, or its results are cut
+            r = read(job.runs()[0] / "results.json")
+            finished.append((r["eval"][env_id or r["args"]["env_id"]][mode][metric], r["SPS"], r["args"]))
     finished.sort(key=lambda entry: entry[0], reverse=config["metric"].get("goal", "minimize") == "maximize")
     differing = [name for name in jobs[0].args if len({str(args[name]) for _, _, args in finished}) > 1]
     lines = [[config["metric"]["name"], "steps/s", *differing]]

@@ -7,8 +7,8 @@
 work: training steps/s of a fixed piece of work (WORK); split: where its time goes; vs: the same work in sb3-contrib's
 RecurrentPPO, alternating with ours. With -o FILE each part replaces its old results in that JSON file. What counts are
 the steps and training seconds that `train` logs as charts/SPS (start-up, evaluation and saving are not in them), after
-a warm-up, in a process of its own; the log itself is not written. The split puts a clock around `envs.step`, `backward`
-and the optimizer's step; the update begins when `gae` has ended. On a GPU these clocks wait for it.
+a warm-up, in a process of its own. The split puts a clock around `envs.step`, `backward` and the optimizer's step; the
+update begins when `gae` has ended. On a GPU these clocks wait for it.
 """
 
 import argparse
@@ -189,11 +189,9 @@ def measure_sb3(flags: list[str], seconds: float, split: bool) -> dict:
 
 
 def measure(name: str, flags: list[str], side="ours", seconds=8.0, limit=240.0, split=False) -> dict:
-    """One measurement; prints and returns its row."""
     flags = ["--eval-every", "0", "--total-timesteps", str(10**12), *flags]
     row = call("throughput", f"measure_{side}", limit, flags=flags, seconds=seconds, split=split)
-    text = f"{row['SPS']:>12,.0f} steps/s" if "SPS" in row else f"  failed: {row['error']}"
-    print(f"  {name:<45}{text}", flush=True)
+    print(f"  {name:<45}", f"{row['SPS']:>10,.0f} steps/s" if "SPS" in row else row["error"], flush=True)
     return {"name": name, "side": side, **row}
 
 

@@ -3,8 +3,8 @@
     python benchmark/time_to_solve.py --seeds 1-3 -o benchmark/results/time_to_solve.json       # up to an hour a run
 
 Sides: ours; sb3-same, with our flags as far as it has them; sb3-own, its own defaults on eight environments. All are
-evaluated by the script's `evaluate`, argmax from every start of a Memory task, as often in steps as our flags say. One
-thread each, one run after another. The minutes leave out start-up and evaluation. Flags of the script follow "--".
+evaluated by the script's `evaluate`, as often in steps as our flags say, on one thread, one run after another. The
+minutes leave out start-up and evaluation. Flags of the script follow "--".
 """
 
 import argparse
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         row = call("time_to_solve", "solve", 120 * options.limit + 120, side=side, flags=[*flags, "--seed", str(seed)],
                    target=options.target, most=options.limit)  # fmt: skip
         text = f"not in {options.limit:g} minutes or its budget (best {row.get('best')})"
-        text = row.get("error") or (f"{row['minutes']:.2f} minutes, {row['steps']:,} steps" if row["minutes"] else text)
+        text = f"{row['minutes']:.2f} minutes, {row['steps']:,} steps" if row.get("minutes") else row.get("error", text)
         print(f"{side:<9} seed {seed}: {text}", flush=True)
         rows.append({"side": side, "seed": seed, **row})
         if options.out:

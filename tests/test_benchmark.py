@@ -159,7 +159,8 @@ def test_sweep_that_cannot_be_run_or_ranked_is_refused_before_it_runs(go):
     for parameters, changes, message in (
         ({}, {"metric": {"name": "charts/SPS"}}, "charts/SPS"), ({"nosuch": {"value": 1}}, {}, "nosuch"),
         ({}, {"metric": {"name": "eval/success_rate/F"}}, "not evaluated on it"), ({}, {"method": "grid"}, "random"),
-        ({"size": {"min": "1e-3", "max": 1}}, {}, "YAML"), ({"size": {"min": 0, "max": 1, "distribution": "q"}}, {}, "q"),
+        ({"size": {"min": "1e-3", "max": 1}}, {}, "YAML"),
+        ({"size": {"min": 0, "max": 1, "distribution": "q_normal"}}, {}, "q_normal"),
     ):  # fmt: skip
         code, out = go(sweep_file(parameters, **changes), tool=sweep)
         assert code == 2 and message in out and not os.path.exists("runs")
@@ -280,8 +281,8 @@ def test_a_published_checkpoint_does_what_it_says(path):
     agent, args = script.load_agent(str(path))
     assert path.stat().st_size < 1e6 and checkpoint["command"].endswith(f"--seed {args.seed}")
     for env_id, said in checkpoint["results"].items():
-        found = script.evaluate(agent, args, env_id, "cpu")
-        assert abs(found["argmax"]["success_rate"] - said["argmax"]["success_rate"]) < 0.01
+        found, said = script.evaluate(agent, args, env_id, "cpu")["argmax"], said["argmax"]
+        assert abs(found["success_rate"] - said["success_rate"]) < (0.01 if said["exact"] else 0.04)  # other episodes
 
 
 @pytest.mark.slow
@@ -292,6 +293,7 @@ def test_gpu_script_and_throughput_where_there_is_no_gpu(go):
     assert code == 0 and {row["part"] for row in rows} == {"checks", "waits", "torchrun", "speed", "solve"}, out
     assert sum(row["result"] in ("bit for bit", "equal") for row in rows) == 7
     assert all(f"| {row['what']} | {row['result']} |" in Path("t a/gpu.md").read_text() for row in rows)
-    assert "not done" in throughput.call("time", "sleep", 0.5, seconds=9)["error"]
+    assert "not done" in throughput.call("gpu", "checks", 0.5)["error"]
+    assert "nosuch" in throughput.call("gpu", "nosuch", 9)["error"]
     row = throughput.measure("x", ["--num-envs", "8", "--no-cuda"], seconds=0.3, split=True)
     assert sum(row["split"].values()) == pytest.approx(1e6 / row["SPS"]) and min(row["split"].values()) > 0
