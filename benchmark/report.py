@@ -260,19 +260,19 @@ def picture(rows: list[Row], axis: str) -> bytes:
 
 
 def readme_table(text: str, rows: list[Row]) -> str:
-    """The README with the table between its marks made again."""
-    found = re.search(r"(<!-- results: (.*?) -->\n).*?(<!-- /results -->)", text, re.DOTALL)
-    lines, missing = [], set(found[2].split() if found else ()) - {row.name for row in rows}
-    if missing:
-        raise SystemExit(f"error: the README asks for rows that are not there: {', '.join(missing)}")
-    if not found:
-        return text
-    for row in sorted((row for row in rows if row.name in found[2].split()), key=lambda row: found[2].index(row.name)):
-        solved, middle, _, minutes = row.held(row.marks[0])
-        control = row.control.iqm() if row.control else "-"
-        lines.append([row.name, row.iqm(), row.worst(), f"{solved} at {row.marks[0]:g}", middle, minutes, control])
-    table = markdown("task | argmax: IQM of seeds | worst | held | M steps | minutes | memoryless", lines)
-    return f"{text[: found.end(1)]}\n{table}\n{text[found.start(3) :]}"
+    """The README with the table between its marks made again. ROW:ID stands for a row's agents on another id."""
+    found, lines = re.search(r"(<!-- results: (.*?) -->\n).*?(<!-- /results -->)", text, re.DOTALL), []
+    for name, _, env_id in (word.partition(":") for word in (found[2].split() if found else ())):
+        row = {row.name: row for row in rows}.get(name)
+        if row is None:
+            raise SystemExit(f"error: the README asks for the row {name}, which is not there")
+        mark = next((mark for mark in reversed(row.marks) if row.held(mark)[1] != "never"), row.marks[0])
+        solved, middle, spread, minutes = row.held(mark)
+        more = [f"{mark:g}: {middle} ({spread}), {solved}", minutes, row.control.iqm() if row.control else "-"]
+        lines.append([f"{name} on {env_id}" if env_id else name, str(row.n), row.iqm("argmax", env_id or None),
+                      row.worst(env_id or None), *(["", "", ""] if env_id else more)])  # fmt: skip
+    table = markdown("row | seeds | at the end: IQM | worst | held from, M steps | minutes | memoryless", lines)
+    return f"{text[: found.end(1)]}\n{table}\n{text[found.start(3) :]}" if found else text
 
 
 def main(argv: list[str] | None = None) -> int:
