@@ -310,7 +310,7 @@ def test_in_a_browser(shown, tmp_path):
         def now():
             return browser.js("[$('frame'), ...heats].map(c => c.toDataURL()).concat(step, number + 1)")
 
-        browser.open(f"file://{shown}/memory.html")
+        browser.open(f"file://{shown}/memory.html#episode=1")
         start = now()
         assert start[3:] == [0, 1] and len(start[0]) > 2000
         box = browser.js("$('slider').getBoundingClientRect().toJSON()")

@@ -7,7 +7,8 @@ The checkpoint is one of `ppo_lstm_minigrid.py`, `ppo_lstm_cartpole_novel.py`, o
 named by --script; that script's own `load_agent`, `make_envs`, `make_env` and `Agent` are used.
 
 `episodes.py` loads the agent and plays, `page.py` draws and writes, `page.html` and the scripts that it names are the
-page, and `analysis.py` finds out what is remembered, where, and for how long.
+page, and `analysis.py` finds out what is remembered, where, and for how long. `live.py` and the folder `live` let the
+agent live in the page.
 """
 
 import json
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project, 
 from visualize_memory import page
 from visualize_memory.analysis import analyse
 from visualize_memory.episodes import load_subject, one_line, play_episodes, require_variables
+from visualize_memory.live import live_data
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # frames are pictures, no window opens
 
@@ -84,7 +86,8 @@ def run(args: Args) -> None:
     if args.analysis:
         analysis = analyse(subject, args.analysis_episodes, args.seed, out / "analysis.png")
         (out / "analysis.json").write_text(json.dumps(analysis, indent=1), encoding="utf-8")
-    page.write_page(out / "memory.html", subject.about, episodes, analysis, out / "analysis.png")
+    live = live_data(subject, args.seed, analysis)
+    page.write_page(out / "memory.html", subject.about, episodes, analysis, out / "analysis.png", live)
     size, solved = (out / "memory.html").stat().st_size / 1e6, sum(e.outcome == "success" for e in episodes)
     done = f"{out / 'memory.html'}: {len(episodes)} episodes, {solved} a success, {size:.1f} MB; open it in a browser"
     print("\n".join([*(analysis["summary"] if analysis else ()), done]))

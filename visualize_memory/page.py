@@ -164,14 +164,28 @@ def page_data(about: dict, episodes: list, analysis: dict | None, figure: Path) 
                     "analysis": told, "frames": [base64.b64encode(frame).decode() for frame in frames]}
 
 
-def write_page(path: Path, about: dict, episodes: list, analysis: dict | None, figure: Path) -> None:
-    """Put the scripts that `page.html` names, and the data, into one file."""
-    def script(found):
-        return f"<script>\n{(HERE / found[1]).read_text(encoding='utf-8')}</script>"
+def read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
 
-    page = re.sub(r'<script src="([\w.]+)"></script>', script, (HERE / "page.html").read_text(encoding="utf-8"))
-    data = json.dumps(page_data(about, episodes, analysis, figure), separators=(",", ":"))
-    data = data.replace("<", "\\u003c")  # nothing in it may close the script element
-    path.write_text(page.replace("{{DATA}}", data), encoding="utf-8")
+
+def write_page(path: Path, about: dict, episodes: list, analysis: dict | None, figure: Path, live: dict) -> None:
+    """Put the files that `page.html` names, and the data, into one file; modules are joined in one function."""
+    data = {"{{DATA}}": page_data(about, episodes, analysis, figure), "{{LIVE}}": live}
+
+    def module(found):
+        text = "".join(map(read, found[1].split()))
+        return f'<script>\n(() => {{\n"use strict";\n{text}}})();\n</script>'
+
+    page = read("page.html")
+    for pattern, inline in (
+        (r"<!-- ([\w./]+) -->\n", lambda found: read(found[1])),
+        (r'<link rel="stylesheet" href="([\w./]+)">', lambda found: f"<style>\n{read(found[1])}</style>"),
+        (r'<script src="([\w.]+)"></script>', lambda found: f"<script>\n{read(found[1])}</script>"),
+        (r'<script data-modules="([^"]+)"></script>', module),
+    ):
+        page = re.sub(pattern, inline, page)
+    for hole, content in data.items():  # nothing in it may close the script element
+        page = page.replace(hole, json.dumps(content, separators=(",", ":")).replace("<", "\\u003c"))
+    path.write_text(page, encoding="utf-8")
     if path.stat().st_size > PAGE_LIMIT:
         print(f"the page has {path.stat().st_size / 1e6:.1f} MB; fewer --episodes make it smaller", file=sys.stderr)

@@ -130,7 +130,7 @@ function go(to, stop) {
   if (!playing) remember();
 }
 let pending;
-function remember() { clearTimeout(pending); pending = setTimeout(() => { try { history.replaceState(null, "", `#episode=${number + 1}&step=${step}`); } catch { /* some viewers forbid it */ } }, 300); }
+function remember() { clearTimeout(pending); pending = setTimeout(() => { if (document.body.dataset.mode !== "live") try { history.replaceState(null, "", `#episode=${number + 1}&step=${step}`); } catch { /* some viewers forbid it */ } }, 300); }
 function pause() { if (playing) { clearInterval(playing); playing = null; draw(); remember(); } }
 function play() {
   if (playing) return pause();
@@ -171,7 +171,7 @@ $("speed").onchange = () => { if (playing) { pause(); play(); } };
 const KEYS = { " ": play, ArrowLeft: () => go(step - 1, true), ArrowRight: () => go(step + 1, true), Home: () => go(0, true), End: () => go(last(), true),
   ArrowUp: () => choose(number - 1), ArrowDown: () => choose(number + 1) };
 addEventListener("keydown", e => {
-  if (e.ctrlKey || e.metaKey || e.altKey || e.target.tagName === "SELECT" || e.target.tagName === "SUMMARY") return;
+  if (document.body.dataset.mode === "live" || e.ctrlKey || e.metaKey || e.altKey || e.target.tagName === "SELECT" || e.target.tagName === "SUMMARY") return;
   if (e.key === " " && e.target.tagName === "BUTTON" && e.target.matches(":focus-visible")) return; // the button's own
   if (KEYS[e.key]) { e.preventDefault(); KEYS[e.key](); } else if (/^[1-9]$/.test(e.key) && data.episodes[e.key - 1]) choose(e.key - 1);
 });
