@@ -293,8 +293,8 @@ def ppo_loss(newlogprob, entropy, newvalue, logprobs, advantages, returns, value
 
 def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None, stop: list | tuple = ()):
     """Train, or continue from `checkpoint` -> the agent, and what results.json holds ({} if stopped early). Writes to
-    `run_dir`, by default a new folder under runs/. Once a signal handler puts a number into `stop`, the iteration ends, is
-    saved, and training returns. Raises UsageError before anything is written, OSError where a checkpoint cannot be
+    `run_dir`, by default a new folder under runs/. A signal handler stops it by putting a number into `stop`: the
+    iteration ends and is saved. Raises UsageError before anything is written, OSError where a checkpoint cannot be
     written, FloatingPointError if a gradient is not finite."""
     # ---- SETUP
     started = time.time()
