@@ -1,18 +1,16 @@
-"""PPO with an LSTM on CartPole without velocities, in one file.
+"""PPO with an LSTM, in one file, on a task that needs memory.
 
+CartPole shows where the cart is and how the pole leans, not how fast either moves: the agent has to remember where they
+were. Expect a return of 500, or nearly, after 50,000 steps, some five seconds on a CPU core (five seeds of ten; four
+more reached 484 to 499, one 395); without memory it stays near 43:
     python ppo_lstm_cartpole_novel.py --track
-
-The agent sees where the cart is and how the pole leans, not how fast either moves: it has to remember where they were.
-Expect a return of 500, or nearly, after 50,000 steps, some five seconds on a CPU core (five seeds of ten; four more
-reached 484 to 499, one 395); without memory it stays near 43.
 
 Shapes: T = num_steps, N = num_envs (under torchrun this process's share), L = seq_len, B = T / L * N sequences of a
 rollout, M = sequences of a minibatch, D = observation size, F = encoded size, H = hidden_size, A = actions.
 LSTM states are pairs (h, c) of (1, N, H), as torch.nn.LSTM has them.
 
 What the LSTM adds to PPO; the comments below cite these:
-[L1] dones[t] is 1 where obs[t] begins an episode; the state is zeroed before it reads obs[t] (Huang et al. 2022, "The
-     37 Implementation Details of PPO"; below "37 details").
+[L1] dones[t] is 1 where obs[t] begins an episode; the state is zeroed before it ("37 details", Huang et al. 2022).
 [L2] Rollouts are cut into chunks of L steps that begin with the states the rollout had there (Kapturowski et al. 2019).
 [L3] Minibatches shuffle whole sequences, never steps, so that each is consecutive and from one environment.
 [L4] One matrix product projects the inputs of all steps; only hidden-to-hidden is sequential (Appleyard et al. 2016).
@@ -25,23 +23,22 @@ What the LSTM adds to PPO; the comments below cite these:
 import contextlib
 import io
 import json
-import math
 import os
 import signal
 import sys
 import time
 import warnings
 import zipfile
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Annotated
 
 import filelock
 import gymnasium as gym
 import numpy as np
 import torch
-import torch.distributed as dist
 import tyro
-from torch import nn
+from torch import distributed, nn
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import envs as task_envs
@@ -67,24 +64,24 @@ class Args:
 
     env_id: str = "CartPoleNoVel-v0"  # ENVIRONMENT: an id with a flat Box observation and discrete actions
 
-    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 50_000  # PPO: of all environments
+    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 50_000  # PPO: steps to train for
     learning_rate: float = 2e-3  # Adam's step size
     num_envs: int = 8  # environments stepped together (N); under torchrun those of all processes
     num_steps: int = 128  # steps of each environment per rollout (T); total_timesteps is cut to whole rollouts
-    anneal_lr: bool = True  # let the learning rate fall linearly to zero
-    gamma: float = 0.99  # discount per step
-    gae_lambda: float = 0.95  # lambda of generalised advantage estimation
     num_minibatches: int = 2  # minibatches per epoch; divides the num_envs * num_steps / seq_len sequences of a rollout
     update_epochs: int = 10  # passes over a rollout
     reward_scale: float = 0.02  # factor on rewards for learning; logs and results show raw rewards
-    norm_adv: bool = True  # normalise advantages in each minibatch
     clip_coef: float = 0.1  # clip range of the importance ratio
-    clip_vloss: bool = False  # clip the value loss too
     ent_coef: float = 0.0  # weight of the entropy bonus
     vf_coef: float = 0.5  # weight of the value loss
+    rand_move_eps: float = 0.0  # share of uniformly random moves mixed into the policy while training
+    gamma: float = 0.99  # discount per step
+    gae_lambda: float = 0.95  # lambda of generalised advantage estimation
+    anneal_lr: bool = True  # let the learning rate fall linearly to zero
+    norm_adv: bool = True  # normalise advantages in each minibatch
+    clip_vloss: bool = False  # clip the value loss too
     max_grad_norm: float = 0.5  # gradients are clipped to this norm
     target_kl: float | None = None  # end the update when the approximate KL divergence passes this
-    rand_move_eps: float = 0.0  # share of uniformly random moves mixed into the policy while training
 
     seq_len: int = 16  # LSTM: steps of truncated back-propagation through time (L); divides num_steps
     encoder_size: int = 0  # units of the layer before the LSTM (0: none)
@@ -95,7 +92,7 @@ class Args:
     eval_every: int = 8  # EVALUATION: iterations between evaluations (0: only at the end)
     eval_env_id: tuple[str, ...] = ()  # further ids to evaluate on
     eval_episodes: int = 100  # episodes per evaluation where it cannot be exact
-    eval_only: bool = False  # with --resume: evaluate, write results.json, train nothing
+    eval_only: bool = False  # with --resume: print the evaluation as JSON, train and write nothing
 
 
 def make_envs(args: Args, env_id: str, num_envs: int, device):
@@ -108,23 +105,26 @@ def make_env(args: Args, env_id: str) -> gym.Env:
     return task_envs.make_single(env_id, render_mode="rgb_array")
 
 
-def layer_init(layer: nn.Linear, std: float = math.sqrt(2)) -> nn.Linear:
-    """Orthogonal weights, zero bias (37 details, detail 2)."""
-    nn.init.orthogonal_(layer.weight, std)
-    nn.init.zeros_(layer.bias)
+def layer_init(layer: nn.Module, std: float = 2**0.5) -> nn.Module:
+    """Orthogonal weights, zero biases (37 details, detail 2)."""
+    for name, parameter in layer.named_parameters():
+        nn.init.zeros_(parameter)
+        if "weight" in name:
+            nn.init.orthogonal_(parameter, std)
     return layer
 
 
 class Encoder(nn.Module):
-    """(..., D) -> (..., F): linear and ReLU (the scaled observation itself if size is 0)."""
+    """Observations (..., D) -> inputs of order one, then a linear layer and ReLU (none if size is 0) -> (..., F)."""
 
     def __init__(self, obs_space: gym.spaces.Box, size: int):
         super().__init__()
         # inputs of order one: CartPole's pole leans by hundredths of a radian, its bound is 0.42
         bound = torch.tensor(np.maximum(abs(obs_space.low), abs(obs_space.high)), dtype=torch.float)
-        self.register_buffer("scale", 5 / bound.where((bound > 0) & (bound < 1e3), 5.0), persistent=False)
-        self.linear = layer_init(nn.Linear(len(bound), size)) if size else None
-        self.out_features = size or len(bound)
+        scale = 5 / bound.where((bound > 0) & (bound < 1e3), 5.0)
+        self.register_buffer("scale", scale, persistent=False)
+        self.linear = layer_init(nn.Linear(len(scale), size)) if size else None
+        self.out_features = size or len(scale)
 
     def forward(self, x):
         x = x * self.scale
@@ -186,15 +186,12 @@ class Agent(nn.Module):
     def __init__(self, obs_space: gym.spaces.Box, num_actions: int, args: Args):
         super().__init__()
         self.encoder = Encoder(obs_space, args.encoder_size)
-        self.lstm = nn.LSTM(self.encoder.out_features, args.hidden_size)  # holds the parameters; see get_states
-        for name, parameter in self.lstm.named_parameters():  # [L6]
-            nn.init.zeros_(parameter) if "bias" in name else nn.init.orthogonal_(parameter)
-        self.lstm.bias_ih_l0.data[args.hidden_size : 2 * args.hidden_size] = 1.0
+        self.lstm = layer_init(nn.LSTM(self.encoder.out_features, args.hidden_size), 1.0)  # get_states computes it
+        self.lstm.bias_ih_l0.data[args.hidden_size : 2 * args.hidden_size] = 1.0  # [L6]
         self.actor, self.critic = self._head(args, num_actions, 0.01), self._head(args, 1, 1.0)
         self.memoryless, self.rand_move_eps = args.memoryless, args.rand_move_eps
 
-    @staticmethod
-    def _head(args, outputs, std):
+    def _head(self, args, outputs, std):
         if not args.hidden_layer_size:
             return layer_init(nn.Linear(args.hidden_size, outputs), std)
         hidden = layer_init(nn.Linear(args.hidden_size, args.hidden_layer_size))
@@ -206,16 +203,14 @@ class Agent(nn.Module):
     def get_states(self, x, lstm_state, done, index=None):
         """-> hidden (T * N, H), the state after the last step."""
         h, c = lstm_state[0][0], lstm_state[1][0]
-        if self.memoryless:
-            done = torch.ones_like(done)  # [L8]
+        done = torch.ones_like(done) if self.memoryless else done  # [L8]
         not_first = (1.0 - done).view(-1, len(h), 1)
         if index is not None and len(index) <= len(x):  # encode whichever is fewer
             x, index = x[index], None
-        lstm = self.lstm
-        inputs = nn.functional.linear(self.encoder(x), lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)  # [L4]
-        inputs = inputs if index is None else inputs.index_select(0, index)
-        inputs = inputs.view(len(not_first), len(h), -1)  # (T, N, 4H)
-        hidden, h, c = LSTMRecurrence.apply(inputs, lstm.weight_hh_l0, h, c, not_first)
+        weight, bias = self.lstm.weight_ih_l0, self.lstm.bias_ih_l0 + self.lstm.bias_hh_l0
+        inputs = nn.functional.linear(self.encoder(x), weight, bias)  # [L4]
+        inputs = (inputs if index is None else inputs.index_select(0, index)).view(len(not_first), len(h), -1)
+        hidden, h, c = LSTMRecurrence.apply(inputs, self.lstm.weight_hh_l0, h, c, not_first)
         return hidden.flatten(0, 1), (h[None], c[None])
 
     def get_value(self, x, lstm_state, done):
@@ -264,12 +259,13 @@ def distinct(x):
     return x[torch.from_numpy(first)], torch.from_numpy(index.ravel())
 
 
-def all_mean(x):
-    """The mean of x over the processes that torchrun started, in place; without torchrun x itself."""
+def all_mean(*tensors):
+    """Set each tensor to its mean over the processes that torchrun started, in one exchange -> the first tensor."""
     if WORLD > 1:
-        dist.all_reduce(x)
-        x /= WORLD
-    return x
+        vector = nn.utils.parameters_to_vector(tensors)
+        distributed.all_reduce(vector)
+        nn.utils.vector_to_parameters(vector / WORLD, tensors)
+    return tensors[0]
 
 
 def ppo_loss(newlogprob, entropy, newvalue, logprobs, advantages, returns, values, args: Args):
@@ -296,11 +292,10 @@ def ppo_loss(newlogprob, entropy, newvalue, logprobs, advantages, returns, value
 
 
 def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None, stop: list | tuple = ()):
-    """Train, or continue from `checkpoint` -> the agent, and what results.json holds ({} if stopped early).
-
-    Writes to `run_dir`, by default a new folder under runs/. A number in `stop`, which a signal handler may put there,
-    ends training after the iteration, with a checkpoint. Raises UsageError before anything is written, OSError where a
-    checkpoint cannot be, FloatingPointError if a gradient is not finite."""
+    """Train, or continue from `checkpoint` -> the agent, and what results.json holds ({} if stopped early). Writes to
+    `run_dir`, by default a new folder under runs/. A signal handler stops it by putting a number into `stop`: the
+    iteration ends and is saved. Raises UsageError before anything is written, OSError where a checkpoint cannot be
+    written, FloatingPointError if a gradient is not finite."""
     # ---- SETUP
     started = time.time()
     torch.set_num_threads(args.num_threads)
@@ -308,19 +303,19 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     torch.use_deterministic_algorithms(args.torch_deterministic, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
     use_cuda = args.cuda and torch.cuda.is_available()
-    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if use_cuda else "cpu")
+    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if use_cuda else "cpu")  # torchrun: a GPU each
     if use_cuda:
         torch.cuda.set_device(device)
     if WORLD > 1:
-        dist.init_process_group("nccl" if use_cuda else "gloo")
+        distributed.init_process_group("nccl" if use_cuda else "gloo")
     T, N, L, batch_size = args.num_steps, args.num_envs // WORLD, args.seq_len, args.num_steps * args.num_envs
     num_iterations = args.total_timesteps // batch_size
     envs = make_envs(args, args.env_id, N, device)
     agent = Agent(envs.single_observation_space, int(envs.single_action_space.n), args).to(device)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, fused=True)
     forward = torch.compile(agent.get_action_and_value, dynamic=False) if args.compile else agent.get_action_and_value
-    progress = {"global_step": 0, "train_seconds": 0.0, "results": {}, "wandb_run_id": None} | (checkpoint or {})
-    global_step, train_seconds, results = (progress[name] for name in ("global_step", "train_seconds", "results"))
+    rng = torch.cuda.default_generators[device.index] if use_cuda else torch.default_generator  # draws all actions
+    global_step, train_seconds = ((checkpoint or {}).get(name, 0) for name in ("global_step", "train_seconds"))
 
     # ---- STORAGE
     seeds = task_envs.spawn_seeds(args.seed, args.num_envs + WORLD, global_step)  # of each environment and each process
@@ -336,54 +331,61 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     lstm_h, lstm_c = torch.zeros((2, T + 1, N, args.hidden_size), device=device)  # (T + 1, N, H) before reading obs[t]
     running_stats = torch.zeros((2, N), device=device)  # (2, N) return and length of the episodes in progress
     running_stats_at = torch.zeros((T, 2, N), device=device)  # (T, 2, N) the same after each step, before any reset
+
+    # ---- RESUME, LOG and SAVE
     if checkpoint:
-        restore(checkpoint, args, agent, optimizer, envs, [next_obs, next_done, running_stats, *next_lstm_state])
-    for parameter in agent.parameters() if WORLD > 1 else ():
-        dist.broadcast(parameter.data, 0)  # the same seed on another CPU may give other last bits
+        with refuse(f"--resume: {args.resume!r} does not fit this run"):
+            agent.load_state_dict(checkpoint["agent"])
+            optimizer.load_state_dict(checkpoint["optimizer"])
+            for parameter, moments in optimizer.state.items():  # other shapes would crash the process
+                moments |= {name: moments[name].view_as(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            states = checkpoint["ranks"]
+            if len(states) == WORLD and states[RANK]["envs"]:  # otherwise new episodes begin
+                envs.load_state_dict(states[RANK]["envs"])
+                rng.set_state(states[RANK]["rng"])
+                next_obs, next_done, running_stats, *next_lstm_state = (x.to(device) for x in states[RANK]["carried"])
     if RANK == 0:  # one process logs, evaluates and saves
-        run_dir, lock, writer, wandb = open_run(args, run_dir, global_step, progress["wandb_run_id"])
+        run_dir, _lock, writer, wandb = open_run(args, run_dir, global_step)
         attempt(print, f"{args.env_id} on {device} -> {run_dir}; first step after {time.time() - started:.1f} s")
 
     def log(metrics):
         for name, value in metrics.items():
             attempt(writer.add_scalar, name, value, global_step)
         if wandb:
-            attempt(wandb.log, {**metrics, "global_step": global_step})
+            attempt(wandb.log, metrics, step=global_step)
 
-    def run_evaluation():
-        results = {}
-        for env_id in (args.env_id, *args.eval_env_id):
-            results[env_id] = evaluate(agent, args, env_id, device, stop)
-            if stop:
-                return {}
-            for prefix, (mode, result) in zip(("eval", "eval_sampled"), results[env_id].items(), strict=True):
-                attempt(tqdm.write, f"{env_id} after {global_step:,} steps, {mode}: {result}")
-                suffix = "" if env_id == args.env_id else f"/{env_id}"
-                log({f"{prefix}/{name}{suffix}": value for name, value in result.items()})
+    def evaluate_all():
+        results = {env_id: evaluate(agent, args, env_id, device, stop) for env_id in (args.env_id, *args.eval_env_id)}
+        if stop:
+            return {}
+        for env_id, result in results.items():
+            attempt(tqdm.write, f"{env_id} after {global_step:,} steps: {result}")
+            suffix = "" if env_id == args.env_id else f"/{env_id}"
+            for prefix, mode in (("eval", "argmax"), ("eval_sampled", "sampled")):
+                log({f"{prefix}/{name}{suffix}": value for name, value in result[mode].items()})
             if args.capture_video:
-                film = make_env(args, env_id), agent.act, agent.initial_state(1), f"{run_dir}/videos"
-                paths = attempt(task_envs.record_videos, *film, f"{env_id}-step-{global_step}", 3)
+                paths = attempt(task_envs.record_videos, make_env(args, env_id), agent.act, agent.initial_state(1),
+                                f"{run_dir}/videos", f"{env_id}-step-{global_step}", 3)  # fmt: skip
                 if wandb and paths:
-                    log({f"videos/{n}": wandb.Video(path, format="mp4") for n, path in enumerate(paths)})
+                    attempt(wandb.log, {env_id: [wandb.Video(path, format="mp4") for path in paths]}, step=global_step)
         return results
 
     def save(name):
-        state = {"envs": envs.state_dict(), "carried": [next_obs, next_done, running_stats, *next_lstm_state],
-                 "rng": torch.get_rng_state(), "cuda_rng": use_cuda and torch.cuda.get_rng_state(device)}  # fmt: skip
-        states = [state] * WORLD
+        states = [{"envs": envs.state_dict(), "rng": rng.get_state(),
+                   "carried": [next_obs, next_done, running_stats, *next_lstm_state]}] * WORLD  # fmt: skip
         if WORLD > 1:
-            dist.all_gather_object(states, state)
+            distributed.all_gather_object(states, states[0])
         if RANK == 0:
             attempt(writer.flush)  # what is logged before a checkpoint is not logged again after it
             buffer = io.BytesIO()  # torch.save itself, on a full disk, may raise anything
             torch.save({"script": SCRIPT, "args": asdict(args), "agent": agent.state_dict(), "ranks": states,
-                        "optimizer": optimizer.state_dict(), "results": results, "global_step": global_step,
-                        "train_seconds": train_seconds, "wandb_run_id": wandb and wandb.run.id}, buffer)
+                        "optimizer": optimizer.state_dict(), "global_step": global_step,
+                        "train_seconds": train_seconds}, buffer)  # fmt: skip
             write_file(f"{run_dir}/{name}", buffer.getvalue())
 
     last_save = 0.0  # the first iteration is saved: a full disk shows at once
-    bar = tqdm(total=num_iterations * batch_size, initial=global_step, unit_scale=True, disable=RANK > 0 or None)
-    for iteration in range(global_step // batch_size + 1, num_iterations + 1):
+    iterations = range(global_step // batch_size + 1, num_iterations + 1)
+    for iteration in tqdm(iterations, unit="step", unit_scale=batch_size, disable=RANK > 0 or None):
         iteration_start = time.time()
         if args.anneal_lr:
             optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - (iteration - 1) / num_iterations)
@@ -398,10 +400,8 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
                 next_obs, rewards[t], terminated, truncated, infos = envs.step(actions[t])
                 next_done = (terminated | truncated).float()
                 final_obs[t], timed_out[t] = infos["final_obs"], truncated & ~terminated
-                running_stats[0] += rewards[t]
-                running_stats[1] += 1
-                running_stats_at[t] = running_stats
-                running_stats *= 1 - next_done
+                running_stats_at[t] = running_stats + torch.stack((rewards[t], torch.ones_like(next_done)))
+                running_stats = running_stats_at[t] * (1 - next_done)
             lstm_h[T], lstm_c[T] = next_lstm_state[0][0], next_lstm_state[1][0]
             logprobs, _, values = agent.evaluate_actions(lstm_h[1:], actions)  # (T, N); obs[t] led to lstm_h[t + 1]
 
@@ -410,7 +410,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             bootstrapped = rewards * args.reward_scale
             if len(t):  # [L5] all final states of the rollout in one batch; the state after step t enters step t + 1
                 state = lstm_h[t + 1, n][None], lstm_c[t + 1, n][None]
-                final_value = agent.get_value(final_obs[t, n], state, torch.zeros(len(t), device=device))
+                final_value = agent.get_value(final_obs[t, n], state, torch.zeros_like(rewards[t, n]))
                 bootstrapped[t, n] += args.gamma * final_value
             next_value = agent.get_value(next_obs, next_lstm_state, next_done)
             advantages, returns = gae(bootstrapped, values, dones, next_value, next_done, args.gamma, args.gae_lambda)
@@ -433,9 +433,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
                 break
             optimizer.zero_grad()
             loss.backward()
-            if WORLD > 1:  # every process takes the same step
-                gradients = [parameter.grad for parameter in agent.parameters()]
-                nn.utils.vector_to_parameters(all_mean(nn.utils.parameters_to_vector(gradients)), gradients)
+            all_mean(*(parameter.grad for parameter in agent.parameters()))  # every process takes the same step
             stats["grad_norm"] = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
             optimizer.step()
             all_stats.append(stats)
@@ -443,11 +441,10 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         # ---- LOG
         means = all_mean(torch.stack([torch.stack(list(stats.values())) for stats in all_stats]).mean(0))
         metrics = {f"losses/{name}": mean for name, mean in zip(all_stats[0], means.tolist(), strict=True)}
-        if not math.isfinite(metrics["losses/grad_norm"]):
+        if not np.isfinite(metrics["losses/grad_norm"]):
             raise FloatingPointError("the gradient is not finite: NaN from the environment, or too large steps")
         global_step += batch_size
         train_seconds += time.time() - iteration_start
-        bar.update(batch_size)
         metrics["losses/explained_variance"] = 1 - ((returns - values).var() / returns.var()).item()
         metrics |= {"charts/learning_rate": optimizer.param_groups[0]["lr"], "charts/SPS": global_step / train_seconds}
         ends = torch.cat((dones[1:], next_done[None])).bool()
@@ -456,10 +453,10 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             solved = ended_return >= task_envs.success_return(args.env_id)
             metrics |= {"charts/episodic_return": ended_return.mean().item(), "charts/episodic_length":
                         ended_length.mean().item(), "charts/success_rate": solved.float().mean().item()}  # fmt: skip
-        evaluates = iteration == num_iterations or (args.eval_every and iteration % args.eval_every == 0)
         if RANK == 0:
             log(metrics)
-            results = run_evaluation() if evaluates else {}  # the checkpoint holds them: they are not computed twice
+            if args.eval_every and iteration % args.eval_every == 0 and iteration < num_iterations:
+                evaluate_all()
         if args.save_every and iteration % args.save_every == 0:
             save(f"agent_{global_step}.pt")
         flags = torch.tensor([bool(stop), time.time() - last_save > 60], dtype=torch.float, device=device)
@@ -471,19 +468,18 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             break
 
     # ---- RESULTS
-    bar.close()
+    results = {}
     if RANK == 0:
-        results = (results or run_evaluation()) if global_step >= num_iterations * batch_size else {}
-        if results:
+        if global_step >= num_iterations * batch_size and (scores := evaluate_all()):
             results = {"script": SCRIPT, "env_id": args.env_id, "seed": args.seed, "args": asdict(args),
                        "global_step": global_step, "wall_seconds": time.time() - started,
-                       "SPS": global_step / train_seconds, "eval": results}  # fmt: skip
+                       "SPS": global_step / train_seconds, "eval": scores}  # fmt: skip
             write_file(f"{run_dir}/results.json", json.dumps(results, indent=2).encode())
         attempt(writer.close)
-        attempt(wandb.finish) if wandb else None
-        lock.release()
+        if wandb:
+            attempt(wandb.finish)
     if WORLD > 1:
-        dist.destroy_process_group()
+        distributed.destroy_process_group()
     return agent, results
 
 
@@ -503,19 +499,18 @@ def evaluate(agent: Agent, args: Args, env_id: str, device, stop: list | tuple =
         envs = make_envs(args, env_id, N, device)
         generator = torch.Generator(device).manual_seed(action_seed) if mode == "sampled" else None
         next_obs, _ = envs.reset(seed=env_seed, options=options)
-        next_lstm_state, next_done = agent.initial_state(N), torch.ones(N, device=device)
+        next_lstm_state = agent.initial_state(N)
+        next_done, playing = torch.ones(2, N, device=device)
         returns, lengths = torch.zeros(2, N, dtype=torch.float64, device=device)
-        playing = torch.ones(N, dtype=torch.bool, device=device)
         while playing.any() and lengths.max() < 10_000 and not stop:
             action, next_lstm_state = agent.act(next_obs, next_lstm_state, next_done, generator)
             next_obs, reward, terminated, truncated, _ = envs.step(action)
+            next_done = (terminated | truncated).float()
             returns += reward * playing
             lengths += playing
-            next_done = (terminated | truncated).float()
-            playing &= ~(terminated | truncated)
-        envs.close()
-        means = (x * weights for x in (returns >= task_envs.success_return(env_id), returns, lengths))
-        rate, mean_return, length = (round(x.sum().item(), 6) for x in means)  # rounded: weights add up to one, nearly
+            playing *= 1 - next_done
+        scores = (returns >= task_envs.success_return(env_id), returns, lengths)
+        rate, mean_return, length = (round((weights * x).sum().item(), 6) for x in scores)  # weights sum to 1, nearly
         results[mode] = {"success_rate": rate, "episodic_return": mean_return, "episodic_length": length, "episodes": N,
                          "exact": exact and mode == "argmax" and not playing.any().item()}  # fmt: skip
     return results
@@ -550,46 +545,23 @@ def write_file(path: str, content: bytes) -> None:
     os.replace(path + ".tmp", path)
 
 
-def open_run(args: Args, run_dir: str | None, global_step: int, wandb_run_id: str | None):
+def open_run(args: Args, run_dir: str | None, global_step: int):
     """-> run_dir (made if need be), its lock, its TensorBoard writer, wandb or None. Raises UsageError."""
-    from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
-
     name = f"{args.env_id.replace('/', '_')}__{args.exp_name}__{args.seed}__{time.time_ns() // 1000}"
     run_dir = run_dir or f"runs/{name}"
     with refuse(f"--resume: {run_dir} cannot be written, or another process is writing to it"):
         os.makedirs(run_dir, exist_ok=True)
-        lock = filelock.FileLock(f"{run_dir}/lock", blocking=False)
-        lock.acquire()
+        lock = filelock.FileLock(f"{run_dir}/lock").acquire(blocking=False)  # let go when the run or the process ends
         write_file(f"{run_dir}/args.json", json.dumps({"script": SCRIPT, "args": asdict(args)}, indent=2).encode())
-    if args.track:
-        import wandb
-
-        attempt(lambda: wandb.init(
-            project=args.wandb_project_name, entity=args.wandb_entity, name=os.path.basename(run_dir), dir=run_dir,
-            config=asdict(args), id=wandb_run_id, resume="must" if wandb_run_id else None))  # fmt: skip
-        attempt(lambda: wandb.define_metric("*", step_metric="global_step"))
     writer = SummaryWriter(run_dir, purge_step=global_step + 1 if global_step else None)  # those steps are logged again
     attempt(writer.add_text, "args", "\n".join(f"    {name}: {value}" for name, value in asdict(args).items()))
+    if args.track:
+        import wandb  # slow to import
+
+        name = os.path.basename(os.path.abspath(run_dir))  # also the run's id: a resumed run is the same run
+        attempt(wandb.init, project=args.wandb_project_name, entity=args.wandb_entity, name=name, id=name,
+                resume="allow", dir=run_dir, config=asdict(args))  # fmt: skip
     return run_dir, lock, writer, wandb if args.track and wandb.run else None
-
-
-def restore(checkpoint: dict, args: Args, agent: Agent, optimizer, envs, carried: list) -> None:
-    """Load all that `save` saved, the tensors `carried` from step to step in place. Raises UsageError."""
-    with refuse(f"--resume: {args.resume!r} does not fit this run"):
-        agent.load_state_dict(checkpoint["agent"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        moments = [state[name].shape for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
-        if moments != [parameter.shape for parameter in agent.parameters() for _ in range(2)]:
-            raise ValueError("its optimizer is of another network")  # Adam's fused kernel would crash
-        state = checkpoint["ranks"][RANK] if len(checkpoint["ranks"]) == WORLD else {"envs": None}
-        if state["envs"] is None:
-            return attempt(print, "the episodes in progress were not saved, or by other processes: new ones begin")
-        envs.load_state_dict(state["envs"])
-        for tensor, kept in zip(carried, state["carried"], strict=True):
-            tensor.copy_(kept.view(tensor.shape))
-        torch.set_rng_state(state["rng"])
-        if carried[0].is_cuda:
-            torch.cuda.set_rng_state(state["cuda_rng"], carried[0].device)
 
 
 def load_checkpoint(path: str) -> dict:
@@ -618,34 +590,29 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
     args, checkpoint = tyro.cli(Args, args=argv), None
     if args.resume:
         checkpoint = load_checkpoint(args.resume)
-        saved = replace(checkpoint["args"], resume=args.resume)
-        args = tyro.cli(Args, args=argv, default=saved)
-        may_change = {"track", "wandb_project_name", "wandb_entity", "capture_video", "save_every", "num_threads",
-                      "eval_only", "eval_every", "eval_env_id", "eval_episodes"}  # fmt: skip
-        may_change |= set() if saved.anneal_lr else {"total_timesteps"}  # a schedule that ended cannot be lengthened
-        for name in (f.name for f in fields(Args) if f.name not in may_change):
-            if getattr(args, name) != getattr(saved, name):
-                raise UsageError(f"--{name.replace('_', '-')} must be as in the checkpoint, {getattr(saved, name)}")
-    rollout, sequences = args.num_envs * args.num_steps, args.num_envs * args.num_steps // max(args.seq_len, 1) // WORLD
-    for flags, holds, rule in (  # NaN fulfils no rule
-        ("num_envs num_steps seq_len num_minibatches update_epochs hidden_size", lambda v: v >= 1, "at least 1"),
-        ("num_threads eval_episodes", lambda v: v >= 1, "at least 1"),
-        ("encoder_size hidden_layer_size eval_every save_every", lambda v: v >= 0, "at least 0"),
-        ("ent_coef vf_coef", lambda v: 0 <= v < math.inf, "at least 0 and finite"),
-        ("gamma gae_lambda rand_move_eps", lambda v: 0 <= v <= 1, "between 0 and 1"),
-        ("learning_rate reward_scale clip_coef max_grad_norm", lambda v: 0 < v < math.inf, "positive and finite"),
-        ("target_kl", lambda v: v is None or v > 1e-6, "more than 1e-6"),  # the first minibatch is never over it
-        ("seed", lambda v: 0 <= v < 2**31, "between 0 and 2**31 - 1"),
-        ("exp_name", lambda v: v and "/" not in v, "a name without '/'"),
-        ("num_envs", lambda v: v % WORLD == 0, f"a multiple of the {WORLD} processes"),
-        ("seq_len", lambda v: args.num_steps % v == 0, f"a divisor of --num-steps {args.num_steps}"),
-        ("num_minibatches", lambda v: sequences % v == 0, f"a divisor of the {sequences} sequences of a rollout"),
-        ("total_timesteps", lambda v: v >= rollout, f"at least one rollout, num_envs * num_steps = {rollout}"),
-        ("eval_only", lambda v: not v or args.resume, "used with --resume CHECKPOINT"),
+        saved, args = checkpoint["args"], tyro.cli(Args, args=argv, default=checkpoint["args"])
+        may_change = "track", "wandb", "capture_video", "save_every", "num_threads", "eval", "resume"
+        may_change += () if saved.anneal_lr else ("total_timesteps",)  # a schedule that ended cannot be lengthened
+        for name, value in asdict(saved).items():
+            if getattr(args, name) != value and not name.startswith(may_change):
+                raise UsageError(f"--{name.replace('_', '-')} must be as in the checkpoint, {value}")
+    high = {"seed": 2**31 - 1, "gamma": 1, "gae_lambda": 1, "rand_move_eps": 1}  # of other numbers: 10**12
+    zeros = (*high, "view_size", "encoder_size", "hidden_layer_size", "eval_every", "save_every", "vf_coef", "ent_coef")
+    for name, value in asdict(args).items():  # numbers are positive, those in `zeros` may be 0; NaN lies nowhere
+        lowest, highest = 0 if name in zeros else 1 if type(value) is int else 1e-6, high.get(name, 10**12)
+        if type(value) in (int, float) and not lowest <= value <= highest:
+            raise UsageError(f"--{name.replace('_', '-')} must lie between {lowest} and {highest}, got {value}")
+    sequences = args.num_envs * args.num_steps // args.seq_len // WORLD
+    for name, holds, rule in (
+        ("exp_name", args.exp_name and "/" not in args.exp_name, "a name without '/'"),
+        ("num_envs", args.num_envs % WORLD == 0, f"a multiple of the {WORLD} processes"),
+        ("seq_len", args.num_steps % args.seq_len == 0, f"a divisor of --num-steps {args.num_steps}"),
+        ("num_minibatches", sequences % args.num_minibatches == 0, f"a divisor of a rollout's {sequences} sequences"),
+        ("total_timesteps", args.total_timesteps >= args.num_envs * args.num_steps, "at least num_envs * num_steps"),
+        ("eval_only", not args.eval_only or args.resume, "used with --resume CHECKPOINT"),
     ):
-        for name in flags.split():
-            if not holds(getattr(args, name)):
-                raise UsageError(f"--{name.replace('_', '-')} must be {rule}, got {getattr(args, name)!r}")
+        if not holds:
+            raise UsageError(f"--{name.replace('_', '-')} must be {rule}, got {getattr(args, name)!r}")
     spaces = set()
     for flag, env_id in (("--env-id", args.env_id), *(("--eval-env-id", env_id) for env_id in args.eval_env_id)):
         with refuse(f"{flag}: {env_id!r} cannot be used"):
@@ -658,7 +625,7 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code: 0, 2 for what cannot run, 128 + n when signal n stopped it. A run that fails raises."""
+    """Exit code: 0, 2 for what cannot run, 128 + n after signal n. A run that fails raises."""
     stop = []
 
     def on_signal(number, _frame):  # the iteration ends and is saved; the next signal does not wait
@@ -672,17 +639,18 @@ def main(argv: list[str] | None = None) -> int:
         args, checkpoint = parse(argv)
         if args.eval_only:
             agent, ids = load_agent(args.resume)[0], (args.env_id, *args.eval_env_id)
-            print(json.dumps({env_id: evaluate(agent, args, env_id, "cpu", stop) for env_id in ids}, indent=2))
-            return 128 + stop[0] if stop else 0
-        _, results = train(args, checkpoint, os.path.dirname(args.resume) if args.resume else None, stop)
+            results = {env_id: evaluate(agent, args, env_id, "cpu", stop) for env_id in ids}
+            print(json.dumps({} if stop else results, indent=2))
+        else:
+            train(args, checkpoint, os.path.dirname(args.resume) or "." if args.resume else None, stop)
     except UsageError as error:
         attempt(print, f"error: {error}", file=sys.stderr)
         return 2
-    return 128 + stop[0] if stop and not results else 0
+    return 128 + stop[0] if stop else 0
 
 
 if __name__ == "__main__":
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # it may be closed
+    sys.stderr = sys.stderr or io.StringIO()  # it may be closed
     code = main()
     sys.stdout = None  # what a dead console did not take is not flushed again
     sys.exit(code)
