@@ -12,13 +12,13 @@ sys.path.insert(0, os.path.dirname(script))
 begun, files, fsync, replace = False, 0, os.fsync, os.replace
 
 
-def fsync_or_die(descriptor):
+def fsync_or_die(file):
     global files
     files += begun
     if how == "write" and files == number:
-        os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+        file.truncate(file.tell() // 2)
         os.kill(os.getpid(), signal.SIGKILL)
-    fsync(descriptor)
+    fsync(file)
 
 
 def replace_or_die(source, target):

@@ -226,6 +226,7 @@ def test_every_learning_flag_changes_what_is_learned_and_the_same_flags_do_not(s
     assert fields == LEARNING.keys() | RUNNING and not LEARNING.keys() & RUNNING
 
 
+@cartpole_slowly
 def test_every_running_flag_does_something(script, small, monkeypatch):
     """And torch.compile, here with its eager backend: the traced graph gives the same weights."""
     plain, _ = script.train(small(), run_dir="a")
