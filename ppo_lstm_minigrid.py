@@ -8,7 +8,6 @@ after 1.0 to 3.8 M of 5 M steps, ten seeds of ten. The 5 M take two and a half m
 Shapes: T = num_steps, N = num_envs (under torchrun this process's share), L = seq_len, B = T / L * N sequences of a
 rollout, M = sequences of a minibatch, D = observation size, F = encoded size, H = hidden_size, A = actions.
 LSTM states are pairs (h, c) of (1, N, H), as torch.nn.LSTM has them.
-
 What the LSTM adds to PPO; the comments below cite these:
 [L1] dones[t] is 1 where obs[t] begins an episode; the state is zeroed before it ("37 details", Huang et al. 2022).
 [L2] Rollouts are cut into chunks of L steps that begin with the states the rollout had there (Kapturowski et al. 2019).
@@ -21,6 +20,7 @@ What the LSTM adds to PPO; the comments below cite these:
 """
 
 import contextlib
+import glob
 import io
 import json
 import os
@@ -29,7 +29,7 @@ import sys
 import time
 import warnings
 import zipfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated
 
 import filelock
@@ -39,7 +39,7 @@ import torch
 import tyro
 from torch import distributed, nn
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
+from tqdm import tqdm, trange
 
 import envs as task_envs
 
@@ -162,7 +162,6 @@ class LSTMRecurrence(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, d_hidden, dh, dc):
         weight_hh, not_first, *history = ctx.saved_tensors
         by_sigmoid, by_tanh = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
@@ -289,18 +288,16 @@ def ppo_loss(newlogprob, entropy, newvalue, logprobs, advantages, returns, value
         value_error = torch.max(value_error, (v_clipped - returns) ** 2)
     value_loss, entropy = 0.5 * value_error.mean(), entropy.mean()
     loss = policy_loss - args.ent_coef * entropy + args.vf_coef * value_loss
-    approx_kl = (ratio - 1 - logratio).mean()  # http://joschu.net/blog/kl-approx.html
-    clipfrac = ((ratio - 1).abs() > args.clip_coef).float().mean()
-    stats = {"value_loss": value_loss, "policy_loss": policy_loss, "entropy": entropy, "approx_kl": approx_kl,
-             "old_approx_kl": -logratio.mean(), "clipfrac": clipfrac}  # fmt: skip
+    stats = {"value_loss": value_loss, "policy_loss": policy_loss, "entropy": entropy,
+             "old_approx_kl": -logratio.mean(), "clipfrac": ((ratio - 1).abs() > args.clip_coef).float().mean(),
+             "approx_kl": (ratio - 1 - logratio).mean()}  # http://joschu.net/blog/kl-approx.html  # fmt: skip
     return loss, {name: value.detach() for name, value in stats.items()}
 
 
 def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None, stop: list | tuple = ()):
-    """Train, or continue from `checkpoint` -> the agent, and what results.json holds ({} if stopped early). Writes to
-    `run_dir`, by default a new folder under runs/. A signal handler stops it by putting a number into `stop`: the
-    iteration ends and is saved. Raises UsageError before anything is written, OSError where a checkpoint cannot be
-    written, FloatingPointError if a gradient is not finite."""
+    """Train, or continue from `checkpoint`, until done or until a signal handler puts a number into `stop`; write to
+    `run_dir`, by default a new folder under runs/ -> the agent, and what results.json holds ({} if stopped). Raises
+    UsageError before anything is written, FloatingPointError if a gradient is not finite."""
     # ---- SETUP
     started = time.time()
     torch.set_num_threads(args.num_threads)
@@ -324,12 +321,10 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
 
     # ---- STORAGE
     seeds = task_envs.spawn_seeds(args.seed, args.num_envs + WORLD, global_step)  # of each environment and each process
-    if RANK or checkpoint:  # the weights begin the same in each process, what is drawn does not
-        torch.manual_seed(seeds[args.num_envs + RANK])
+    torch.manual_seed(seeds[args.num_envs + RANK])  # the weights are the same in each process, what is drawn is not
     next_obs, _ = envs.reset(seed=seeds[RANK * N : (RANK + 1) * N])
     next_done, next_lstm_state = torch.ones(N, device=device), agent.initial_state(N)  # [L1] obs[0] begins an episode
-    obs = torch.zeros((T, *next_obs.shape), dtype=next_obs.dtype, device=device)  # (T, N, D)
-    final_obs = torch.zeros_like(obs)  # (T, N, D) what followed step t, before any reset
+    obs, final_obs = next_obs.new_zeros((2, T, *next_obs.shape))  # (T, N, D); final: what followed, before any reset
     timed_out = torch.zeros((T, N), dtype=torch.bool, device=device)  # (T, N) step t ended its episode by a time limit
     actions = torch.zeros((T, N), dtype=torch.int64, device=device)  # (T, N)
     rewards, dones = torch.zeros((2, T, N), device=device)  # (T, N)
@@ -350,7 +345,19 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
                 rng.set_state(states[RANK]["rng"])
                 next_obs, next_done, running_stats, *next_lstm_state = (x.to(device) for x in states[RANK]["carried"])
     if RANK == 0:  # one process logs, evaluates and saves
-        run_dir, _lock, writer, wandb = open_run(args, run_dir, global_step)
+        name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns() // 1000}".replace("/", "_")
+        run_dir, wandb = run_dir or f"runs/{name}", None
+        with refuse(f"{run_dir} cannot be written, or another process is writing to it"):
+            os.makedirs(run_dir, exist_ok=True)
+            _lock = filelock.FileLock(f"{run_dir}/lock").acquire(blocking=False)  # held until this function returns
+            write_file(f"{run_dir}/args.json", json.dumps({"script": SCRIPT, "args": asdict(args)}, indent=2).encode())
+        writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # steps after the checkpoint are logged again
+        attempt(writer.add_text, "args", "\n".join(f"    {name}: {value}" for name, value in asdict(args).items()))
+        if args.track:
+            import wandb  # slow to import
+            name = os.path.basename(os.path.abspath(run_dir))  # also the run's id: a resumed run is the same run
+            attempt(wandb.init, project=args.wandb_project_name, entity=args.wandb_entity, name=name, id=name,
+                    resume="allow", dir=run_dir, config=asdict(args))  # fmt: skip
         attempt(print, f"{args.env_id} on {device} -> {run_dir}; first step after {time.time() - started:.1f} s")
 
     def log(metrics):
@@ -389,8 +396,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             write_file(f"{run_dir}/{name}", buffer.getvalue())
 
     last_save = 0.0  # the first iteration is saved: a full disk shows at once
-    iterations = range(global_step // batch_size + 1, num_iterations + 1)
-    for iteration in tqdm(iterations, unit="step", unit_scale=batch_size, disable=RANK > 0 or None):
+    for iteration in trange(global_step // batch_size + 1, num_iterations + 1, disable=RANK > 0 or None):
         iteration_start = time.time()
         if args.anneal_lr:
             optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - (iteration - 1) / num_iterations)
@@ -494,8 +500,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
 @torch.no_grad()
 def evaluate(agent: Agent, args: Args, env_id: str, device, stop: list | tuple = ()) -> dict:
     """Play fixed episodes of seeds that training never uses -> {"argmax": {...}, "sampled": {...}}. On Memory ids there
-    is one from each start, weighted by its probability, so that argmax is exact. Success is a return of at least
-    `envs.success_return`. An episode counts as it stands after 10,000 steps."""
+    is one from each start, weighted by its probability, so argmax is exact. After 10,000 steps they are cut."""
     results = {}
     env_seed, action_seed = task_envs.spawn_seeds(0, 2, evaluation=True)
     for mode in ("argmax", "sampled"):
@@ -550,25 +555,6 @@ def write_file(path: str, content: bytes) -> None:
     os.replace(path + ".tmp", path)
 
 
-def open_run(args: Args, run_dir: str | None, global_step: int):
-    """-> run_dir (made if need be), its lock, its TensorBoard writer, wandb or None. Raises UsageError."""
-    name = f"{args.env_id.replace('/', '_')}__{args.exp_name}__{args.seed}__{time.time_ns() // 1000}"
-    run_dir = run_dir or f"runs/{name}"
-    with refuse(f"--resume: {run_dir} cannot be written, or another process is writing to it"):
-        os.makedirs(run_dir, exist_ok=True)
-        lock = filelock.FileLock(f"{run_dir}/lock").acquire(blocking=False)  # let go when the run or the process ends
-        write_file(f"{run_dir}/args.json", json.dumps({"script": SCRIPT, "args": asdict(args)}, indent=2).encode())
-    writer = SummaryWriter(run_dir, purge_step=global_step + 1 if global_step else None)  # those steps are logged again
-    attempt(writer.add_text, "args", "\n".join(f"    {name}: {value}" for name, value in asdict(args).items()))
-    if args.track:
-        import wandb  # slow to import
-
-        name = os.path.basename(os.path.abspath(run_dir))  # also the run's id: a resumed run is the same run
-        attempt(wandb.init, project=args.wandb_project_name, entity=args.wandb_entity, name=name, id=name,
-                resume="allow", dir=run_dir, config=asdict(args))  # fmt: skip
-    return run_dir, lock, writer, wandb if args.track and wandb.run else None
-
-
 def load_checkpoint(path: str) -> dict:
     """Read a checkpoint of this script on the CPU; nothing in it is executed. Raises UsageError if it is not whole."""
     with refuse(f"--resume: {path!r} is missing, damaged or not a checkpoint of {SCRIPT}"):
@@ -583,19 +569,23 @@ def load_checkpoint(path: str) -> dict:
 def load_agent(path: str, device="cpu") -> tuple[Agent, Args]:
     """The trained agent of a checkpoint of this script, ready to `act`, and its arguments. Raises UsageError."""
     checkpoint = load_checkpoint(path)
-    args = checkpoint["args"]
-    envs = make_envs(args, args.env_id, 1, device)
-    agent = Agent(envs.single_observation_space, int(envs.single_action_space.n), args).to(device)
-    agent.load_state_dict(checkpoint["agent"])
-    return agent, args
+    with refuse(f"--resume: {path!r} holds another agent than its arguments say"):
+        args, envs = checkpoint["args"], make_envs(checkpoint["args"], checkpoint["args"].env_id, 1, device)
+        agent = Agent(envs.single_observation_space, int(envs.single_action_space.n), args).to(device)
+        agent.load_state_dict(checkpoint["agent"])
+        return agent, args
 
 
 def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
     """The arguments, and the checkpoint that --resume names. Raises UsageError; tyro exits."""
     args, checkpoint = tyro.cli(Args, args=argv), None
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":  # torchrun starts a failed run again: resume it
+        name = glob.escape(f"{args.env_id}__{args.exp_name}__{args.seed}__".replace("/", "_"))
+        args.resume = max(glob.glob(f"runs/{name}*/agent.pt"), key=os.path.getmtime, default=args.resume)
     if args.resume:
         checkpoint = load_checkpoint(args.resume)
-        saved, args = checkpoint["args"], tyro.cli(Args, args=argv, default=checkpoint["args"])
+        saved = replace(checkpoint["args"], resume=args.resume)
+        args = tyro.cli(Args, args=argv, default=saved)
         may_change = "track", "wandb", "capture_video", "save_every", "num_threads", "eval", "resume"
         may_change += () if saved.anneal_lr else ("total_timesteps",)  # a schedule that ended cannot be lengthened
         for name, value in asdict(saved).items():
@@ -609,7 +599,6 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
             raise UsageError(f"--{name.replace('_', '-')} must lie between {lowest} and {highest}, got {value}")
     sequences = args.num_envs * args.num_steps // args.seq_len // WORLD
     for name, holds, rule in (
-        ("exp_name", args.exp_name and "/" not in args.exp_name, "a name without '/'"),
         ("num_envs", args.num_envs % WORLD == 0, f"a multiple of the {WORLD} processes"),
         ("seq_len", args.num_steps % args.seq_len == 0, f"a divisor of --num-steps {args.num_steps}"),
         ("num_minibatches", sequences % args.num_minibatches == 0, f"a divisor of a rollout's {sequences} sequences"),
