@@ -110,7 +110,7 @@ def scalars(run_dir):
 
     events = EventAccumulator(str(run_dir))
     events.Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return {tag: sorted({(e.step, e.value) for e in events.Scalars(tag)}) for tag in events.Tags()["scalars"]}
 
 
 def results_of(run_dir):
@@ -120,7 +120,7 @@ def results_of(run_dir):
 def saved(run_dir):
     """All that a run leaves, times aside: checkpoints, events, results."""
     files = {path.name: torch.load(path, weights_only=True) for path in Path(run_dir).glob("*.pt")}
-    names = ("agent", "optimizer", "ranks", "results", "global_step", "script")
+    names = ("agent", "optimizer", "ranks", "global_step", "script")
     files = {name: {key: checkpoint[key] for key in names} for name, checkpoint in files.items()}
     events = {tag: points for tag, points in scalars(run_dir).items() if tag != "charts/SPS"}
     return files, events, {name: results_of(run_dir)[name] for name in ("eval", "global_step", "seed", "env_id")}

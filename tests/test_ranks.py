@@ -59,15 +59,15 @@ def test_ranks_take_the_steps_of_one_process_that_sees_all_and_one_of_them_write
 
 @slow
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2)])
-def test_resumed_by_as_many_processes_a_run_goes_on_exactly_by_others_it_says_what_begins_again(before, after):
+def test_resumed_by_as_many_processes_a_run_goes_on_exactly_by_others_with_new_episodes(before, after):
     flags = tiny(ppo_lstm_minigrid, "--save-every", 2, "--target-kl", 0.02)
     code, _, err = run("ppo_lstm_minigrid.py", *flags, number=before)
     assert code == 0, err
     path = one("runs/*/agent.pt")
     expected = ppo_lstm_minigrid.load_checkpoint(path)
     os.remove(one("runs/*/results.json"))
-    code, out, err = run("ppo_lstm_minigrid.py", "--resume", one("runs/*/agent_128.pt"), number=after)
-    assert code == 0 and ("new ones begin" in out) == (before != after), err
+    code, _, err = run("ppo_lstm_minigrid.py", "--resume", one("runs/*/agent_128.pt"), number=after)
+    assert code == 0, err
     resumed = ppo_lstm_minigrid.load_checkpoint(path)
     assert resumed["global_step"] == 256 and len(resumed["ranks"]) == after
     assert all(same(expected[key], resumed[key]) == (before == after) for key in ("agent", "optimizer", "ranks"))

@@ -20,7 +20,8 @@ import ppo_lstm_minigrid
 def test_what_a_run_leaves(script, capsys):
     assert script.main(tiny(script, "--total-timesteps", 1024, "--seed", 7, "--save-every", 8)) == 0
     run_dir = one("runs/*")
-    assert len(capsys.readouterr().out.splitlines()) >= 3  # where it goes, and an evaluation of each mode
+    shown = capsys.readouterr().out
+    assert run_dir in shown and "argmax" in shown and "sampled" in shown
     results, begun = results_of(run_dir), json.loads(Path(run_dir, "args.json").read_text())
     assert results.keys() >= {"script", "env_id", "seed", "args", "global_step", "wall_seconds", "SPS", "eval"}
     assert results["script"] == begun["script"] == os.path.basename(script.__file__)
@@ -62,21 +63,19 @@ def test_stopped_by_a_signal_and_resumed_a_run_equals_the_uninterrupted_one(scri
     assert all(map(same, whole, parts))
 
 
-def test_a_run_killed_before_its_results_are_written_gets_them(script, monkeypatch):
-    """The last checkpoint holds the evaluation: nothing is evaluated or logged twice."""
+def test_a_run_killed_before_its_results_are_written_gets_them(script):
     assert script.main(tiny(script, "--total-timesteps", 192, "--save-every", 2, "--eval-every", 2)) == 0
     expected = saved(one("runs/*"))
     os.remove(one("runs/*/results.json"))
-    monkeypatch.setattr(script, "evaluate", None)
     assert script.main(["--resume", one("runs/*/agent.pt")]) == 0
     assert same(expected, saved(one("runs/*")))
 
 
-def test_resume_of_gymnasiums_vector_environment_says_that_episodes_begin_again(capsys):
+def test_resume_of_gymnasiums_vector_environment_goes_on_with_new_episodes():
     flags = "--env-id=MiniGrid-ObstructedMaze-1Dl-v0", "--no-anneal-lr", "--total-timesteps=64"
     assert ppo_lstm_minigrid.main(tiny(ppo_lstm_minigrid, *flags)) == 0
     assert ppo_lstm_minigrid.main(["--resume", one("runs/*/agent.pt"), "--total-timesteps", "128"]) == 0
-    assert "new ones begin" in capsys.readouterr().out and results_of(one("runs/*"))["global_step"] == 128
+    assert results_of(one("runs/*"))["global_step"] == 128
 
 
 def test_evaluation_of_memory_is_exact():
