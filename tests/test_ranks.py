@@ -18,9 +18,10 @@ slow = pytest.mark.slow
 
 
 def torchrun(file, *flags, number=2, restarts=0):
-    """The command."""
+    """The command. Without the variable torch's processes of a second start read the addresses of the first."""
     how = ["torch.distributed.run", "--standalone", f"--nproc-per-node={number}", f"--max-restarts={restarts}"]
-    return ["env", "OMP_NUM_THREADS=1", sys.executable, "-m", *how, ROOT / file, *map(str, flags)]
+    env = ["env", "OMP_NUM_THREADS=1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"]
+    return [*env, sys.executable, "-m", *how, ROOT / file, *map(str, flags)]
 
 
 def run(*inputs, **named):
