@@ -634,7 +634,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.eval_only:
             agent, ids = load_agent(args.resume)[0], (args.env_id, *args.eval_env_id)
             results = {env_id: evaluate(agent, args, env_id, "cpu", stop) for env_id in ids}
-            print(json.dumps({} if stop else results, indent=2))
+            attempt(print, json.dumps({} if stop else results, indent=2))
         else:
             train(args, checkpoint, os.path.dirname(args.resume) or "." if args.resume else None, stop)
     except UsageError as error:
