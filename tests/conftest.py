@@ -1,25 +1,36 @@
-"""Both scripts, every test: `script` is the module under test, `args_of` makes small valid arguments for it."""
+"""Both scripts, every test: `script` is the module under test, `small` makes arguments of a run of a few iterations."""
 
+import glob
+import json
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads of two that spin are ten times slower on a busy machine
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads that spin are ten times slower on a busy machine
 import torch
 
 torch.set_num_threads(2)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would their children
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would children
+
+import probes
 
 import ppo_lstm_cartpole_novel
 import ppo_lstm_minigrid
 
+ROOT = Path(__file__).parent.parent
 SCRIPTS = {"minigrid": ppo_lstm_minigrid, "cartpole": ppo_lstm_cartpole_novel}
+SMALL = {"num_envs": 4, "num_steps": 16, "seq_len": 8, "num_minibatches": 2, "update_epochs": 2, "hidden_size": 8,
+         "total_timesteps": 256, "eval_every": 0, "eval_episodes": 4, "num_threads": 1}  # fmt: skip
+probes.register()
 
-
-# for tests of what is byte-identical in both scripts
+# for tests of what is the same in both scripts
 once_is_enough = ["minigrid", pytest.param("cartpole", marks=pytest.mark.slow)]
 cartpole_slowly = pytest.mark.parametrize("script", once_is_enough, indirect=True)
 
@@ -31,30 +42,85 @@ def script(request):
 
 @pytest.fixture
 def small(script):
-    """Arguments of a run of a few small iterations; keywords override."""
+    env_id = {"env_id": "MiniGrid-MemoryS7-v0"} if script is ppo_lstm_minigrid else {}
+    return lambda **overrides: script.Args(**{**env_id, **SMALL, "cuda": False, **overrides})
 
-    def make(**overrides):
-        small = {"num_envs": 4, "num_steps": 16, "seq_len": 8, "num_minibatches": 2, "update_epochs": 2, "hidden_size": 8,
-                 "total_timesteps": 256, "eval_every": 0, "eval_episodes": 4, "num_threads": 1, "cuda": False}  # fmt: skip
-        if script is ppo_lstm_minigrid:
-            small["env_id"] = "MiniGrid-MemoryS7-v0"
-        return script.Args(**{**small, **overrides})
 
-    return make
+def tiny(script, *flags):
+    """The same as flags; later ones win."""
+    env_id = ["--env-id", "MiniGrid-MemoryS7-v0"] if script is ppo_lstm_minigrid else []
+    return [*env_id, *(f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()), *map(str, flags)]
 
 
 @pytest.fixture(autouse=True)
 def in_tmp(tmp_path, monkeypatch):
-    """Runs write to ./runs: let that be a temporary folder. Torch's settings are global: put them back."""
+    """Runs write to ./runs: let that be a temporary folder. Signal handlers and torch's settings are put back."""
     monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(2)
 
 
-@pytest.fixture
-def probe():
-    """Registers the probe environments."""
-    import probes
+def command(script, *flags):
+    return [sys.executable, "-u", str(ROOT / os.path.basename(script.__file__)), *map(str, flags)]
 
-    probes.register()
+
+def started(command, path="runs/*/agent.pt", **kwargs):
+    """The process of a command, once there is a file at `path`."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+    end = time.time() + 60
+    while not glob.glob(path):
+        assert time.time() < end and process.poll() is None, process.communicate(timeout=5)
+        time.sleep(0.05)
+    return process
+
+
+def spy(monkeypatch, owner, name, after):
+    """Call after(inputs, output) each time the function `name` of `owner` is called."""
+    real = getattr(owner, name)
+
+    def wrapper(*inputs, **kwargs):
+        output = real(*inputs, **kwargs)
+        after(inputs, output)
+        return output
+
+    monkeypatch.setattr(owner, name, wrapper)
+
+
+def one(pattern):
+    """The one file that there is."""
+    (path,) = glob.glob(pattern)
+    return path
+
+
+def same(a, b):
+    """Equal bit for bit, through dicts and lists."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def scalars(run_dir):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run_dir))
+    events.Reload()
+    return {tag: sorted({(e.step, e.value) for e in events.Scalars(tag)}) for tag in events.Tags()["scalars"]}
+
+
+def results_of(run_dir):
+    return json.loads(Path(run_dir, "results.json").read_text())
+
+
+def saved(run_dir):
+    """All that a run leaves, times aside: checkpoints, events, results."""
+    files = {path.name: torch.load(path, weights_only=True) for path in Path(run_dir).glob("*.pt")}
+    names = ("agent", "optimizer", "ranks", "global_step", "script")
+    files = {name: {key: checkpoint[key] for key in names} for name, checkpoint in files.items()}
+    events = {tag: points for tag, points in scalars(run_dir).items() if tag != "charts/SPS"}
+    return files, events, {name: results_of(run_dir)[name] for name in ("eval", "global_step", "seed", "env_id")}

@@ -1,11 +1,5 @@
-"""Run a script that kills itself with SIGKILL at a chosen moment after its first checkpoint.
-
-    python killed.py HOW N SCRIPT FLAGS...
-
-HOW is `line`: at the N-th line of the script that is executed; `write`: in the middle of the N-th file; `rename`: before the
-N-th gets its name; `never`: not at all, and the last line printed counts both. Lines are counted from the first agent.pt on,
-which is the second file with --save-every 1.
-"""
+"""`python killed.py HOW N SCRIPT FLAGS...`: a script that kills itself with SIGKILL. HOW is `write`: in the middle of
+the N-th file after its first agent.pt, or `rename`: before that file gets its name."""
 
 import os
 import runpy
@@ -15,45 +9,25 @@ import sys
 how, number, script = sys.argv[1], int(sys.argv[2]), os.path.abspath(sys.argv[3])
 sys.argv = sys.argv[3:]
 sys.path.insert(0, os.path.dirname(script))
-lines, files = 0, 0
-fsync, replace = os.fsync, os.replace
+begun, files, fsync, replace = False, 0, os.fsync, os.replace
 
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def fsync_or_die(descriptor):
+def fsync_or_die(file):
+    global files
+    files += begun
     if how == "write" and files == number:
-        os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
-        die()
-    fsync(descriptor)
+        file.truncate(file.tell() // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    fsync(file)
 
 
 def replace_or_die(source, target):
-    global files
+    global begun
     if how == "rename" and files == number:
-        die()
+        os.kill(os.getpid(), signal.SIGKILL)
     replace(source, target)
-    files += 1
-
-
-def count(frame, event, _argument):
-    global lines
-    if frame.f_code.co_filename != script:
-        return None
-    if event == "line" and files > 1:
-        lines += 1
-        if how == "line" and lines == number:
-            die()
-    return count
+    begun = begun or target.endswith("agent.pt")
 
 
 os.fsync, os.replace = fsync_or_die, replace_or_die
-if how in ("line", "never"):
-    sys.settrace(count)
-try:
-    runpy.run_path(script, run_name="__main__")
-finally:
-    sys.settrace(None)
-    print(lines, files)
+runpy.run_path(script, run_name="__main__")

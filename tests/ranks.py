@@ -1,7 +1,8 @@
-"""One of the processes that test_ranks.py has torchrun start: `ranks.py HOW SCRIPT FLAGS...`. Each leaves `rank{n}.pt`.
+"""One of the processes that torchrun starts for test_ranks.py: `ranks.py FAULT SCRIPT FLAGS...` runs the script, and
+leaves `rank{n}.pt`: of each step of the optimizer the minibatch, the gradients, and the weights after it.
 
-HOW is `gradients`: of one minibatch, in float64; `train`: the script, noting the weights at each step of the optimizer;
-`raises`, `dies`, `nan`: the script, and rank 1 raises, is killed or sees a NaN in its third minibatch.
+FAULT is what happens to rank 1 in its 21st minibatch: `raises`, `dies`, `nan`, `dies once` (when torchrun starts it for
+the first time) or `none`.
 """
 
 import importlib
@@ -13,65 +14,33 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-import envs as task_envs
+fault, script, minibatches, steps = sys.argv[1], importlib.import_module(sys.argv[2]), [], []
+step, ppo_loss, forward = torch.optim.Adam.step, script.ppo_loss, script.Agent.get_action_and_value
 
 
-def minibatch(script, args, rank: int):
-    """An agent, the same for each rank, and a minibatch that differs: inputs of the agent and of ppo_loss."""
-    torch.set_default_dtype(torch.double)
-    torch.manual_seed(0)
-    envs = script.make_envs(args, args.env_id, 6, "cpu")
-    agent = script.Agent(envs.single_observation_space, 2, args)
-    draw = torch.Generator().manual_seed(rank)
-    obs = torch.cat([envs.reset(seed=10 * rank + t)[0] for t in range(5)])
-    state = tuple(torch.randn(1, 6, args.hidden_size, generator=draw) for _ in range(2))
-    dones, *rollout = torch.rand(5, 30, generator=draw)
-    actions = torch.randint(2, (30,), generator=draw)
-    return agent, obs if obs.dtype == torch.uint8 else obs.double(), state, (dones < 0.2).double(), actions, rollout
+def noting_forward(agent, x, *inputs):
+    minibatches.append([x[inputs[-1]], *inputs[:-1]])
+    return forward(agent, x, *inputs)
 
 
-def loss(script, args, agent, obs, state, dones, actions, rollout, **kwargs):
-    _, logprob, entropy, value, _ = agent.get_action_and_value(obs, state, dones, actions)
-    return script.ppo_loss(logprob, entropy, value, rollout[0] - 1, *rollout[1:], args, **kwargs)
+def failing_loss(newlogprob, entropy, newvalue, *inputs):
+    minibatches[-1].append(inputs[:-1])
+    if script.RANK == 1 and len(minibatches) == 21:
+        if fault == "raises":
+            raise RuntimeError("rank 1 is broken")
+        if fault == "dies" or (fault == "dies once" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        newlogprob = newlogprob * float("nan") if fault == "nan" else newlogprob
+    return ppo_loss(newlogprob, entropy, newvalue, *inputs)
 
 
-def train(script, how: str, rank: int, flags: list[str]):
-    weights, calls = [], []
-    step, ppo_loss = torch.optim.Adam.step, script.ppo_loss
-
-    def noting(optimizer):
-        step(optimizer)
-        weights.append(torch.cat([p.detach().flatten() for p in optimizer.param_groups[0]["params"]]))
-
-    def failing(newlogprob, *inputs):
-        calls.append(1)
-        if rank == 1 and len(calls) == 3:
-            if how == "raises":
-                raise RuntimeError("rank 1 is broken")
-            if how == "dies":
-                os.kill(os.getpid(), signal.SIGKILL)
-            if how == "nan":
-                newlogprob = newlogprob * float("nan")
-        return ppo_loss(newlogprob, *inputs)
-
-    torch.optim.Adam.step, script.ppo_loss = noting, failing
-    code = script.main(flags)
-    torch.save(weights, f"rank{rank}.pt")
-    sys.exit(code)
+def noting_step(optimizer):
+    parameters = optimizer.param_groups[0]["params"]
+    gradients = [parameter.grad.clone() for parameter in parameters]
+    step(optimizer)
+    steps.append((minibatches[-1], gradients, [parameter.detach().clone() for parameter in parameters]))
 
 
-def gradients(script, rank: int):
-    args = script.Args(hidden_size=8, encoder_size=4, clip_vloss=True)
-    agent, *inputs = minibatch(script, args, rank)
-    ranks = task_envs.Ranks(torch.device("cpu"))
-    result, stats = loss(script, args, agent, *inputs, std_mean=ranks.std_mean)
-    result.backward()
-    stats = ranks.average(agent.parameters(), stats)
-    decided = ranks.largest(rank, 5 - rank)
-    torch.save(([p.grad for p in agent.parameters()], stats, decided), f"rank{rank}.pt")
-    ranks.close()
-
-
-if __name__ == "__main__":
-    how, script, rank = sys.argv[1], importlib.import_module(sys.argv[2]), task_envs.rank_and_number()[0]
-    gradients(script, rank) if how == "gradients" else train(script, how, rank, sys.argv[3:])
+script.Agent.get_action_and_value, script.ppo_loss, torch.optim.Adam.step = noting_forward, failing_loss, noting_step
+assert script.main(sys.argv[3:]) == 0
+torch.save(steps, f"rank{script.RANK}.pt")

@@ -1,7 +1,5 @@
 """The batched environments are the real ones."""
 
-import random
-
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -12,79 +10,75 @@ from minigrid.core.world_object import Goal, Wall
 
 import envs
 
-MEMORY = sorted(env_id for env_id in gym.registry if env_id.startswith("MiniGrid-Memory"))
-SINGLE = ["CartPoleNoVel-v0", "CartPoleNoVel-v1", "MiniGrid-CustomMaze-S5-v0", "MiniGrid-CustomMaze-S24-v0",
-          "MiniGrid-CustomMazeRandom-S6-v0", "MiniGrid-CustomMazeRandom-S24-v0"]  # fmt: skip
+MEMORY = [f"MiniGrid-Memory{size}-v0" for size in ("S7", "S9", "S11", "S13", "S13Random", "S17Random", "S33")]
+LONG = [f"MiniGrid-MemoryS{size}-v0" for size in (33, 65, 129, 257)]
+MAZES = [f"MiniGrid-CustomMaze-S{size}-v0" for size in range(5, 25)]
+MAZES += [f"MiniGrid-CustomMazeRandom-S{size}-v0" for size in range(6, 25)]
 BATCHED = [("MiniGrid-MemoryS7-v0", {"agent_view_size": 3}), ("MiniGrid-MemoryS13-v0", {"agent_view_size": 0}),
            ("MiniGrid-CustomMaze-S7-v0", {"agent_view_size": 3}), ("MiniGrid-CustomMazeRandom-S9-v0", {}),
            ("CartPoleNoVel-v0", {})]  # fmt: skip
+every_batched = pytest.mark.parametrize(("env_id", "kwargs"), BATCHED)
 
 
-def test_ids():
-    assert len(MEMORY) == 6
-    for size in range(5, 25):
-        assert f"MiniGrid-CustomMaze-S{size}-v0" in gym.registry
-    for size in range(6, 25):
-        assert f"MiniGrid-CustomMazeRandom-S{size}-v0" in gym.registry
+def test_ids_and_what_they_make():
+    assert all(gym.registry[env_id].vector_entry_point is envs.MemoryVectorEnv for env_id in MEMORY + LONG)
+    assert all(gym.registry[env_id].vector_entry_point is envs.MazeVectorEnv for env_id in MAZES)
+    assert "CartPoleNoVel-v1" not in gym.registry  # gymnasium would call v0 out of date
+    for kwargs, steps in (({}, 256), ({"max_steps": 99}, 99)):
+        assert gym.make("MiniGrid-CustomMaze-S13-v0", **kwargs).unwrapped.max_steps == steps
+        assert gym.make_vec("MiniGrid-CustomMaze-S13-v0", 2, **kwargs).max_steps == steps
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("env_id", SINGLE)
+@pytest.mark.parametrize("env_id", ["CartPoleNoVel-v0", *(MAZES[n] for n in (0, 19, 20, -1)), LONG[0]])
 def test_gymnasiums_checker(env_id):
-    check_env(gym.make(gym.registry[env_id], render_mode="rgb_array").unwrapped)
+    check_env(gym.make(env_id, render_mode="rgb_array").unwrapped)
 
 
-@pytest.mark.parametrize("env_id", ["MiniGrid-MemoryS7-v0", "MiniGrid-ObstructedMaze-1Dlh-v0"])
 @pytest.mark.parametrize("view", [0, 3, 7])
-def test_flat_observation_is_the_image_then_the_direction(env_id, view):
-    env = envs.make_single(env_id, view)
-    obs, _ = env.reset(seed=0)
-    for _ in range(30):
-        assert obs in env.observation_space
-        inner = env.env.unwrapped
-        if view:
-            np.testing.assert_array_equal(obs[:-1], inner.gen_obs()["image"].ravel())
-        else:
-            grid = obs[:-1].reshape(inner.width, inner.height, 3)
-            assert tuple(grid[tuple(inner.agent_pos)]) == (10, 0, inner.agent_dir)
-        assert obs[-1] == inner.agent_dir
-        obs, *_ = env.step(env.action_space.sample())
+def test_flat_observation_is_the_image_then_the_direction(view):
+    env = envs.make_single("MiniGrid-ObstructedMaze-1Dlh-v0", view)
+    obs, real = env.reset(seed=0)[0], env.unwrapped
+    for action in (0, 2, 2, 1, 2, 0, 0, 2):
+        image = real.gen_obs()["image"] if view else real.grid.encode()
+        if not view:
+            image[tuple(real.agent_pos)] = (10, 0, real.agent_dir)
+        assert obs in env.observation_space and np.array_equal(obs, [*image.ravel(), real.agent_dir])
+        obs, *_ = env.step(action)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# MiniGrid Memory
-# ---------------------------------------------------------------------------------------------------------------------
-def real_layouts(env_id, view):
+# ---- MiniGrid Memory
+def layout_of(env):
+    real = env.unwrapped
+    return int(real.grid.get(1, real.height // 2 - 1).type == "ball"), *map(int, real.success_pos)
+
+
+def real_layouts(env_id, view, wanted):
     """Real environments, one for every layout that resets with ordinary seeds show, by what tells layouts apart."""
-    spec = gym.registry[env_id]
-    size = spec.kwargs["size"]
-    layouts, wanted = {}, 4 * ((size - 6) if spec.kwargs.get("random_length") else 1)
+    layouts = {}
     for seed in range(5000):
         env = envs.make_single(env_id, view)
         env.reset(seed=seed)
-        inner = env.unwrapped
-        cue = int(inner.grid.get(1, size // 2 - 1).type == "ball")
-        layouts.setdefault((cue, *map(int, inner.success_pos)), env)
+        layouts.setdefault(layout_of(env), env)
         if len(layouts) == wanted:
             return layouts
     raise AssertionError(f"only {len(layouts)} of {wanted} layouts")
 
 
-@pytest.mark.parametrize("view", [3, 7])
-@pytest.mark.parametrize("env_id", [pytest.param(i, marks=pytest.mark.slow) if "S17" in i else i for i in MEMORY])
+@pytest.mark.parametrize("view", [0, 3, 7])
+@pytest.mark.parametrize("env_id", MEMORY[:4] + [pytest.param(i, marks=pytest.mark.slow) for i in MEMORY[4:]])
 def test_every_state_and_action_of_memory_is_as_in_minigrid(env_id, view):
-    layouts = real_layouts(env_id, view)
-    spec = gym.registry[env_id]
-    table = envs.memory_table(spec.kwargs["size"], spec.kwargs.get("random_length", False), view)
+    size, random_length = (gym.registry[env_id].kwargs.get(name, False) for name in ("size", "random_length"))
+    layouts = real_layouts(env_id, view, 4 * (size - 6 if random_length else 1))
+    table = envs.memory_table(size, random_length, view)
     state, action = torch.meshgrid((~table.terminal).nonzero().flatten(), torch.arange(3), indexing="ij")
     state, action = state.flatten(), action.flatten()
     vec = gym.make_vec(env_id, len(state), agent_view_size=view)
     vec.reset(seed=0)
     columns = {name: values[state].tolist() for name, values in table.variables.items()}
     key = list(zip(columns["cue"], columns["success_x"], columns["success_y"], strict=True))
-    assert set(key) == set(layouts)
     max_steps = vec.max_steps
-    assert max_steps == next(iter(layouts.values())).unwrapped.max_steps == 5 * spec.kwargs["size"] ** 2
+    assert set(key) == set(layouts) and max_steps == layouts[key[0]].unwrapped.max_steps == 5 * size**2
     for count in (1, max_steps - 1, max_steps):
         vec.state, vec.step_count = state.clone(), torch.full_like(state, count - 1)
         _, reward, terminated, truncated, infos = vec.step(action)
@@ -99,68 +93,47 @@ def test_every_state_and_action_of_memory_is_as_in_minigrid(env_id, view):
             real.agent_dir, real.step_count = columns["direction"][i], count - 1
             expected = env.step(int(action[i]))
             np.testing.assert_array_equal(final_obs[i], expected[0])
-            assert reward[i] == np.float32(expected[1])
-            assert bool(terminated[i]) == expected[2] and bool(truncated[i]) == expected[3]
+            assert (reward[i], terminated[i], truncated[i]) == (np.float32(expected[1]), *expected[2:4])
             assert moved[i] == [*map(int, real.agent_pos), real.agent_dir]
 
 
 def chi_square(counts, expected):
     """How many standard deviations Pearson's statistic lies above its mean."""
-    statistic = ((counts - expected) ** 2 / expected).sum()
-    freedom = len(counts) - 1
+    statistic, freedom = ((counts - expected) ** 2 / expected).sum(), len(counts) - 1
     return (statistic - freedom) / np.sqrt(2 * freedom)
 
 
 @pytest.mark.parametrize("env_id", ["MiniGrid-MemoryS7-v0", "MiniGrid-MemoryS13Random-v0"])
 def test_memory_starts_as_often_as_in_minigrid(env_id):
-    n = 20_000
-    vec = gym.make_vec(env_id, n, agent_view_size=3)
+    vec = gym.make_vec(env_id, 20_000, agent_view_size=3)
     vec.reset(seed=1)
-    names = ("cue", "x", "y", "direction", "success_x", "success_y")
+    names = ("cue", "success_x", "success_y", "x", "y", "direction")
     starts = list(zip(*(vec.table.variables[name][vec.table.starts].tolist() for name in names), strict=True))
     probs = vec.table.start_probs.numpy()
     assert len(set(starts)) == len(starts) and probs.sum() == pytest.approx(1)
-    index = {int(s): i for i, s in enumerate(vec.table.starts)}
-    batched = np.bincount([index[int(s)] for s in vec.state], minlength=len(starts))
-    assert chi_square(batched, n * probs) < 5
-
+    batched = (vec.state[:, None] == vec.table.starts).sum(0).numpy()
+    assert batched.sum() == 20_000 and chi_square(batched, 20_000 * probs) < 5
     env, real = gym.make(env_id).unwrapped, np.zeros(len(starts))
     env.gen_obs = lambda: None
     env.reset(seed=0)
     for _ in range(5000):
         env.reset()
-        cue = int(env.grid.get(1, env.size // 2 - 1).type == "ball")
-        real[starts.index((cue, *map(int, env.agent_pos), env.agent_dir, *map(int, env.success_pos)))] += 1
+        real[starts.index((*layout_of(env), *map(int, env.agent_pos), env.agent_dir))] += 1
     assert chi_square(real, real.sum() * probs) < 5
 
 
-def test_memory_can_be_started_at_each_start():
-    weights = envs.start_weights("MiniGrid-MemoryS13-v0")
+def test_evaluation_starts_are_all_starts_of_memory_and_anything_elsewhere():
+    weights, options, exact = envs.evaluation_starts("MiniGrid-MemoryS13-v0", 100, once=True)
     vec = gym.make_vec("MiniGrid-MemoryS13-v0", len(weights), agent_view_size=3)
-    vec.reset(options={"start": torch.arange(len(weights))})
-    assert len(weights) == 40 and len(vec.state.unique()) == 40
-    assert envs.start_weights("MiniGrid-CustomMaze-S13-v0") is None
+    vec.reset(options=options)
+    assert exact and len(weights) == 40 == len(vec.state.unique()) and weights.sum().item() == pytest.approx(1)
+    repeated, options, _ = envs.evaluation_starts("MiniGrid-MemoryS13-v0", 100, once=False)
+    assert len(repeated) == 120 == len(options["start"]) and repeated.sum().item() == pytest.approx(1)
+    weights, options, exact = envs.evaluation_starts("MiniGrid-CustomMaze-S13-v0", 100, once=True)
+    assert torch.equal(weights, torch.full((100,), 0.01, dtype=torch.float64)) and options is None and not exact
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Mazes
-# ---------------------------------------------------------------------------------------------------------------------
-def slow_kruskal(rooms, rng):
-    """Randomised Kruskal with sets; returns the opened edges."""
-    edges = [((x, y), (x + 1, y)) for x in range(rooms - 1) for y in range(rooms)]
-    edges += [((x, y), (x, y + 1)) for x in range(rooms) for y in range(rooms - 1)]
-    component = {(x, y): {(x, y)} for x in range(rooms) for y in range(rooms)}
-    rng.shuffle(edges)
-    opened = []
-    for a, b in edges:
-        if component[a] is not component[b]:
-            opened.append((a, b))
-            joined = component[a] | component[b]
-            for room in joined:
-                component[room] = joined
-    return opened
-
-
+# ---- mazes
 def is_spanning_tree(free):
     """Free cells (S, S) bool: connected, and with one passage fewer than cells."""
     cells = set(map(tuple, np.argwhere(free)))
@@ -176,208 +149,210 @@ def is_spanning_tree(free):
 
 @pytest.mark.parametrize(("size", "width"), [(5, 5), (6, 6), (7, 7), (13, 13), (14, 14), (10, 15), (24, 24)])
 def test_each_maze_is_a_spanning_tree(size, width):
-    count = 1000 if size < 20 else 200
+    count, rooms = 1000 if size < 20 else 200, (size - 1) // 2
     cells, x, y = envs.kruskal_mazes(torch.full((count,), size), width, torch.Generator().manual_seed(1))
-    rooms = (size - 1) // 2
     free = (cells != envs.WALL).numpy()
-    assert (free.sum((1, 2)) == 2 * rooms**2 - 1).all()
     inside = np.zeros((width, width), bool)
     inside[1 : 2 * rooms, 1 : 2 * rooms] = True
-    assert not free[:, ~inside].any()
-    assert all(is_spanning_tree(one) for one in free)
-    at_agent = cells[torch.arange(count), x, y]
-    assert (at_agent == envs.EMPTY).all()  # free, and not the goal
+    assert (free.sum((1, 2)) == 2 * rooms**2 - 1).all() and not free[:, ~inside].any()
+    assert all(map(is_spanning_tree, free))
+    assert (cells[torch.arange(count), x, y] == envs.EMPTY).all()  # free, and not the goal
     assert ((cells == envs.GOAL).sum((1, 2)) == 1).all()
     assert len({one.tobytes() for one in free}) > (3 if rooms == 2 else count // 10)
 
 
-def test_edges_open_as_often_as_in_a_slow_kruskal():
-    size, rooms, count = 9, 4, 4000
-    cells, x, y = envs.kruskal_mazes(torch.full((count,), size), size, torch.Generator().manual_seed(2))
-    free = (cells != envs.WALL).numpy()
-    rng, expected = random.Random(3), np.zeros((size, size))
-    for _ in range(count):
-        for (ax, ay), (bx, by) in slow_kruskal(rooms, rng):
-            expected[1 + ax + bx, 1 + ay + by] += 1
-    walls = expected > 0
-    assert walls.sum() == 2 * rooms * (rooms - 1)
-    difference = free.sum(0)[walls] - expected[walls]
-    p = expected[walls] / count
-    assert (np.abs(difference) < 5 * np.sqrt(2 * count * p * (1 - p))).all()
-    # four rooms have four spanning trees, equally likely
-    small, _, _ = envs.kruskal_mazes(torch.full((count,), 5), 5, torch.Generator().manual_seed(4))
-    _, counts = np.unique((small != envs.WALL).flatten(1).numpy(), axis=0, return_counts=True)
-    assert len(counts) == 4 and chi_square(counts, np.full(4, count / 4)) < 5
-    # agent and goal are uniform over the free cells
-    agent = free[np.arange(count), x, y] / free.sum((1, 2))
-    assert agent.mean() == pytest.approx(1 / (2 * rooms**2 - 1))
-    corner = ((x == 1) & (y == 1)).float().mean().item()
-    assert corner == pytest.approx(1 / 31, abs=0.015)
+def test_mazes_are_as_frequent_as_kruskals():
+    """Four rooms have four trees, equally likely. Of nine, shuffled edges open a passage to the middle in 0.617 of the
+    mazes (of trees drawn uniformly, in 0.583), one on the rim in 0.691. The agent is uniform over free cells."""
+    count, generator = 40_000, torch.Generator().manual_seed(4)
+    free = envs.kruskal_mazes(torch.full((count,), 5), 5, generator)[0] != envs.WALL
+    trees = free.flatten(1).unique(dim=0, return_counts=True)[1].numpy()
+    assert len(trees) == 4 and chi_square(trees, np.full(4, count / 4)) < 5
+    cells, x, y = envs.kruskal_mazes(torch.full((count,), 7), 7, generator)
+    share = (cells != envs.WALL).double().mean(0)
+    middle, rim = [(2, 3), (3, 2), (3, 4), (4, 3)], [(1, 2), (2, 1), (5, 2), (2, 5), (4, 5), (5, 4), (1, 4), (4, 1)]
+    assert [share[cell].item() for cell in middle] == pytest.approx([0.6174] * 4, abs=0.008)
+    assert [share[cell].item() for cell in rim] == pytest.approx([0.6913] * 8, abs=0.008)
+    starts = torch.bincount(7 * x + y, minlength=49).double().view(7, 7) / count
+    assert torch.allclose(starts, share / 17, atol=0.004) and starts.sum() == 1
 
 
 def test_random_sizes_are_uniform_and_drawn_after_seeding():
-    env = gym.make("MiniGrid-CustomMazeRandom-S9-v0")
     vec = gym.make_vec("MiniGrid-CustomMazeRandom-S9-v0", 2000)
     vec.reset(seed=5)
     rooms = np.sqrt(((vec.cells != envs.WALL).sum((1, 2)).numpy() + 1) / 2)
-    sizes = [6, 7, 8, 9]
-    share = {r: sum((s - 1) // 2 == r for s in sizes) / 4 for r in (2, 3, 4)}
-    assert all((rooms == r).mean() == pytest.approx(p, abs=0.05) for r, p in share.items())
-    seen = set()
+    for number, share in ((2, 1 / 4), (3, 1 / 2), (4, 1 / 4)):  # of sizes 6; 7, 8; 9
+        assert (rooms == number).mean() == pytest.approx(share, abs=0.05)
+    env, seen = gym.make("MiniGrid-CustomMazeRandom-S9-v0"), set()
     for seed in range(40):
-        first = env.reset(seed=seed)[0]["image"].tobytes(), env.unwrapped.grid.encode().tobytes()
-        again = env.reset(seed=seed)[0]["image"].tobytes(), env.unwrapped.grid.encode().tobytes()
-        assert first == again
-        seen.add((env.unwrapped.grid.encode()[..., 0] != envs.WALL).sum())
+        first, again = ((env.reset(seed=seed)[0]["image"], env.unwrapped.grid.encode()) for _ in range(2))
+        assert all(map(np.array_equal, first, again))
+        seen.add((first[1][..., 0] != envs.WALL).sum())
     assert len(seen) == 3
 
 
 @pytest.mark.parametrize("view", [3, 5, 7, 0])
 @pytest.mark.parametrize("env_id", ["MiniGrid-CustomMaze-S7-v0", "MiniGrid-CustomMazeRandom-S8-v0"])
 def test_batched_and_single_maze_agree(env_id, view):
-    n = 6
+    n, ended, rng = 6, 0, np.random.default_rng(0)
     vec = gym.make_vec(env_id, n, agent_view_size=view, max_steps=60)
     vec.reset(seed=3)
     singles = [envs.make_single(env_id, view) for _ in range(n)]
 
-    def copy_layout(i):
-        singles[i].reset(seed=0)
+    def look_at_copy(i):
+        """Give single environment i the batched one's maze -> its observation."""
         real = singles[i].unwrapped
-        real.max_steps = 60
+        singles[i].reset(seed=0)
         for x, y in np.ndindex(real.width, real.height):
             kind = int(vec.cells[i, x, y])
             real.grid.set(x, y, {envs.EMPTY: None, envs.WALL: Wall(), envs.GOAL: Goal()}[kind])
-        real.agent_pos, real.agent_dir, real.step_count = (int(vec.x[i]), int(vec.y[i])), int(vec.direction[i]), 0
+        real.max_steps, real.step_count = 60, 0
+        real.agent_pos, real.agent_dir = (int(vec.x[i]), int(vec.y[i])), int(vec.direction[i])
+        obs = real.gen_obs()
+        return singles[i].observation(obs if view else singles[i].env.observation(obs))
 
     for i in range(n):
-        copy_layout(i)
-    rng, ended = np.random.default_rng(0), 0
+        look_at_copy(i)
     for _ in range(250):
         actions = rng.choice(3, n, p=(0.2, 0.2, 0.6))
         obs, reward, terminated, truncated, infos = vec.step(actions)
+        goal = vec.task_variables()
+        assert (vec.cells[torch.arange(n), goal["goal_x"], goal["goal_y"]] == envs.GOAL).all()
         for i in range(n):
             expected = singles[i].step(int(actions[i]))
             np.testing.assert_array_equal(infos["final_obs"][i], expected[0])
-            assert reward[i] == np.float32(expected[1])
-            assert (bool(terminated[i]), bool(truncated[i])) == expected[2:4]
+            assert (reward[i], terminated[i], truncated[i]) == (np.float32(expected[1]), *expected[2:4])
             if terminated[i] or truncated[i]:
                 ended += 1
-                copy_layout(i)
-            goal = vec.task_variables()
-            assert vec.cells[i, goal["goal_x"][i], goal["goal_y"][i]] == envs.GOAL
-            np.testing.assert_array_equal(obs[i][:-1] if view else obs[i], (
-                singles[i].unwrapped.gen_obs()["image"].ravel() if view else singles[i].observation(
-                    singles[i].env.observation(singles[i].unwrapped.gen_obs()))))  # fmt: skip
+            np.testing.assert_array_equal(obs[i], look_at_copy(i) if expected[2] or expected[3] else expected[0])
     assert ended > 10
 
 
-def test_maze_max_steps():
-    assert gym.make("MiniGrid-CustomMaze-S13-v0").unwrapped.max_steps == 256
-    assert gym.make("MiniGrid-CustomMaze-S13-v0", max_steps=99).unwrapped.max_steps == 99
-    assert gym.make_vec("MiniGrid-CustomMaze-S13-v0", 2).max_steps == 256
-    assert gym.make_vec("MiniGrid-CustomMaze-S13-v0", 2, max_steps=99).max_steps == 99
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# CartPole, and what all batched environments promise
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- CartPole, and what all batched environments promise
 def test_batched_and_single_cartpole_agree():
-    n = 5
-    vec = gym.make_vec(gym.registry["CartPoleNoVel-v0"], n)
+    n, ended, rng = 5, 0, np.random.default_rng(0)
+    vec, single = gym.make_vec("CartPoleNoVel-v0", n), gym.make("CartPoleNoVel-v0").unwrapped
     vec.reset(seed=1)
-    singles = [gym.make(gym.registry["CartPoleNoVel-v0"]) for _ in range(n)]
-    for single in singles:
-        single.reset(seed=0)
-    rng, ended = np.random.default_rng(0), 0
+    single.reset(seed=0)
     for _ in range(200):
-        before = vec.state.copy()
-        actions = rng.integers(0, 2, n)
+        before, actions = vec.state.copy(), rng.integers(0, 2, n)
         obs, reward, terminated, truncated, infos = vec.step(actions)
         for i in range(n):
-            singles[i].unwrapped.state = before[:, i].copy()
-            singles[i].unwrapped.steps_beyond_terminated = None
-            expected = singles[i].unwrapped.step(actions[i])
+            single.state, single.steps_beyond_terminated = before[:, i].copy(), None
+            expected = single.step(actions[i])
             np.testing.assert_allclose(infos["final_obs"][i], expected[0], rtol=1e-5, atol=1e-7)
             assert (reward[i], terminated[i], truncated[i]) == (expected[1], expected[2], False)
             if terminated[i]:
                 ended += 1
                 assert np.abs(vec.state[:, i]).max() <= 0.05 and vec.steps[i] == 0
-                np.testing.assert_allclose(obs[i], vec.state[::2, i], rtol=1e-6)
-            else:
-                np.testing.assert_array_equal(obs[i], infos["final_obs"][i])
+            np.testing.assert_allclose(obs[i], vec.state[::2, i], rtol=1e-6)
     assert ended > 20
+    vec.reset(seed=1)
+    vec.steps[:] = 499
+    _, _, terminated, truncated, infos = vec.step(np.array([0, 1, 0, 1, 0]))
+    assert truncated.all() and not terminated.any() and infos["_final_obs"].all() and not vec.steps.any()
+    assert vec.task_variables().keys() == {"cart_velocity", "pole_velocity"}
 
 
-def test_cartpole_is_cut_at_500_steps():
-    for env_id in ("CartPoleNoVel-v0", "CartPoleNoVel-v1"):
-        vec = gym.make_vec(gym.registry[env_id], 2)
-        vec.reset(seed=1)
-        vec.steps[:] = 499
-        _, _, terminated, truncated, infos = vec.step(np.array([0, 1]))
-        assert truncated.all() and not terminated.any() and infos["_final_obs"].all() and not vec.steps.any()
-        assert vec.task_variables().keys() == {"cart_velocity", "pole_velocity"}
-
-
-@pytest.mark.parametrize(("env_id", "kwargs"), BATCHED)
+@every_batched
 def test_batched_contract(env_id, kwargs):
     """SAME_STEP, seeded, saves and loads its state, distinct environments, shapes as declared."""
-    vec = gym.make_vec(gym.registry[env_id], 16, **kwargs)
-    assert isinstance(vec, gym.vector.VectorEnv)
-    assert vec.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    vec, other = (gym.make_vec(env_id, 16, **kwargs) for _ in range(2))
+    assert isinstance(vec, gym.vector.VectorEnv) and vec.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
 
     def play(steps, env=vec):
         actions = np.random.default_rng(0).integers(0, int(env.single_action_space.n), (steps, 16))
-        return [np.concatenate([np.asarray(x, np.float64).reshape(16, -1) for x in env.step(a)[:4]], 1) for a in actions]
+        outcomes = [[np.asarray(x, np.float64).reshape(16, -1) for x in env.step(a)[:4]] for a in actions]
+        return np.array([np.concatenate(outcome, 1) for outcome in outcomes])
 
     first, _ = vec.reset(seed=7)
     assert tuple(first.shape) == vec.observation_space.shape
-    one = play(40)
-    again, _ = vec.reset(seed=7)
-    assert np.array_equal(first, again) and np.array_equal(one, play(40))
+    played = play(40)
+    assert np.array_equal(first, vec.reset(seed=7)[0]) and np.array_equal(played, play(40))
     vec.reset(seed=8)
-    assert not np.array_equal(one, play(40))
-    state = vec.state_dict()
+    assert not np.array_equal(played, play(40))
+    torch.save(vec.state_dict(), "state.pt")
     later = play(60)
     play(13)
-    other = gym.make_vec(gym.registry[env_id], 16, **kwargs)
     other.reset(seed=99)
-    other.load_state_dict(state)
-    assert np.array_equal(later, play(60, other))
-    torch.save(state, "state.pt")
-    vec.load_state_dict(torch.load("state.pt", weights_only=True))
-    assert np.array_equal(later, play(60))
+    for env in (vec, other):
+        env.load_state_dict(torch.load("state.pt", weights_only=True))
+        assert np.array_equal(later, play(60, env))
+
+
+@every_batched
+def test_batched_environments_refuse_what_gymnasium_does_not_allow(env_id, kwargs):
+    def make(**more):
+        return gym.make_vec(env_id, 3, **(kwargs | more))
+
+    vec = make()
+    calls = [(vec.reset, {"seed": seed}) for seed in (-1, 2**32, 2**40, 1.5, "one")]
+    calls += [(vec.step, {"actions": np.zeros(3, np.int64)})]  # before reset
+    for function, named in calls:
+        with pytest.raises(ValueError, match=r"\w+ \w+"):
+            function(**named)
+    outcomes = []
+    for dtype in (np.int64, np.uint8, np.int32):  # uint8 is no mask
+        vec.reset(seed=1)
+        outcomes.append([np.asarray(part).tolist() for part in vec.step(np.array([1, 0, 1], dtype))[:4]])
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+    calls = [(vec.step, {"actions": np.array(actions)}) for actions in (
+        0, [0], [0, 0], [[0, 0, 0]], [0.0, 1.0, 0.0], [True, False, True], [0, -1, 0], [0, 3, 0])]  # fmt: skip
+    if "Memory" in env_id:
+        calls += [(vec.reset, {"options": {"start": start}}) for start in ([0], 0, [0, 1, 10_000], [0, -1, 0])]
+    if "MiniGrid" in env_id:
+        calls += [(make, bad) for bad in ({"max_steps": 0}, {"max_steps": 2.5}, {"render_mode": "rgb_array"},
+                                          {"agent_view_size": 4})]  # fmt: skip
+        vec.reset(seed=2**32 - 1)
+        assert vec.np_random_seed == 2**32 - 1
+    for function, named in calls:
+        with pytest.raises(ValueError, match=r"\w+ \w+"):
+            function(**named)
 
 
 def test_seeds_share_no_stream():
-    seeds = [envs.train_seeds(seed, 64) for seed in range(50)]
-    flat = [s for row in seeds for s in row]
-    assert len(set(flat)) == len(flat) and max(flat) < 2**32 < envs.EVAL_SEED
+    """Distinct in a run, training and evaluation apart, and all within the 32 bits that generators read."""
+    for key in ((), (3,)):
+        flat = [seed for run in range(50) for seed in envs.spawn_seeds(run, 64, *key)]
+        assert len(set(flat)) == len(flat) and min(flat) >= 0 and max(flat) < 2**31 == envs.EVAL_SEED
+    assert all(len(set(envs.spawn_seeds(seed, 512))) == 512 for seed in (36, 14375, 53572))
+    assert envs.spawn_seeds(5, 4) == envs.spawn_seeds(5, 4) != envs.spawn_seeds(5, 4, 0)
+    evaluation = envs.spawn_seeds(5, 1000, evaluation=True)
+    assert min(evaluation) >= 2**31 and max(evaluation) < 2**32 and len(set(evaluation)) == 1000
+    first = [gym.make_vec("MiniGrid-CustomMaze-S13-v0", 8).reset(seed=seed)[0] for seed in (0, 2**31, 2**32 - 1)]
+    assert not any(map(torch.equal, first, first[1:]))
+    vec = envs.make_batched("MiniGrid-ObstructedMaze-1Dlh-v0", 8, "cpu", 3)
+    grids = []
+    for _ in range(2):
+        vec.reset(seed=1)
+        grids.append([env.unwrapped.grid.encode().tobytes() for env in vec.env.envs])
+    assert grids[0] == grids[1] and len(set(grids[0])) == 8
 
 
-def test_adapter_gives_dense_final_observations():
+def test_gymnasiums_vector_wrappers_work_behind_array_conversion():
+    pytest.importorskip("array_api_compat")
+    from gymnasium.wrappers.vector import ArrayConversion, NormalizeReward, RecordEpisodeStatistics
+
+    vec = gym.make_vec("MiniGrid-MemoryS7-v0", 16, agent_view_size=3)
+    vec = NormalizeReward(RecordEpisodeStatistics(ArrayConversion(vec, env_xp=torch, target_xp=np)))
+    vec.reset(seed=1)
+    episodes = []
+    for _ in range(300):
+        obs, reward, *_, infos = vec.step(vec.action_space.sample())
+        episodes += infos["episode"]["r"][infos["_episode"]].tolist() if "episode" in infos else []
+    assert isinstance(obs, np.ndarray) and isinstance(reward, np.ndarray)
+    assert len(episodes) > 16 and 0 in episodes and 0.1 < max(episodes) <= 1
+
+
+def test_adapter_gives_dense_final_observations_and_wants_same_step_resets():
     vec = envs.make_batched("MiniGrid-ObstructedMaze-1Dl-v0", 3, "cpu", 3)
-    obs, _ = vec.reset(seed=1)
-    assert obs.dtype == torch.uint8 and obs.shape == (3, 28) and int(vec.single_action_space.n) == 7
-    for env in vec.env.envs:
+    before, _ = vec.reset(seed=1)
+    assert before.dtype == torch.uint8 and before.shape == (3, 28) and int(vec.single_action_space.n) == 7
+    for env in vec.env.envs[::2]:
         env.unwrapped.step_count = env.unwrapped.max_steps - 1
-    vec.env.envs[1].unwrapped.step_count = 0
-    before = obs
     obs, reward, terminated, truncated, infos = vec.step(torch.tensor([0, 0, 0]))
-    assert truncated.tolist() == [True, False, True] == infos["_final_obs"].tolist()
+    assert truncated.tolist() == [True, False, True] == infos["_final_obs"].tolist() and not terminated.any()
     assert infos["final_obs"].shape == (3, 28) and infos["final_obs"][1].equal(obs[1])
-    assert not infos["final_obs"][0].equal(before[0])
-    assert reward.dtype == torch.float32 and not terminated.any()
-
-
-def test_next_step_autoreset_is_refused():
+    assert not infos["final_obs"][0].equal(before[0]) and reward.dtype == torch.float32
     with pytest.raises(ValueError, match="SAME_STEP"):
         envs.TensorVectorEnv(gym.make_vec("CartPole-v1", 2), "cpu")
-
-
-@pytest.mark.parametrize("env_id", [i for i in gym.registry if i.startswith("MiniGrid-ObstructedMaze")])
-def test_obstructed_mazes_run(env_id):
-    envs.check_minigrid(env_id, 3)
-    vec = envs.make_batched(env_id, 2, "cpu", 3)
-    vec.reset(seed=0)
-    for action in range(7):
-        vec.step(torch.tensor([action, action]))
