@@ -64,10 +64,10 @@ class Args:
 
     env_id: str = "CartPoleNoVel-v0"  # ENVIRONMENT: an id with a flat Box observation and discrete actions
 
-    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 50_000  # PPO: steps to train for
+    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 50_000  # PPO: steps, rounded down
     learning_rate: float = 2e-3  # Adam's step size
     num_envs: int = 8  # environments stepped together (N); under torchrun those of all processes
-    num_steps: int = 128  # steps of each environment per rollout (T); total_timesteps is cut to whole rollouts
+    num_steps: int = 128  # steps of each environment per rollout (T); total_timesteps is rounded down to rollouts
     num_minibatches: int = 2  # minibatches per epoch; divides the num_envs * num_steps / seq_len sequences of a rollout
     update_epochs: int = 10  # passes over a rollout
     reward_scale: float = 0.02  # factor on rewards for learning; logs and results show raw rewards
