@@ -64,10 +64,10 @@ class Args:
 
     env_id: str = "CartPoleNoVel-v0"  # ENVIRONMENT: an id with a flat Box observation and discrete actions
 
-    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 50_000  # PPO: steps to train for
+    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 50_000  # PPO: steps, rounded down
     learning_rate: float = 2e-3  # Adam's step size
     num_envs: int = 8  # environments stepped together (N); under torchrun those of all processes
-    num_steps: int = 128  # steps of each environment per rollout (T); total_timesteps is cut to whole rollouts
+    num_steps: int = 128  # steps of each environment per rollout (T); total_timesteps is rounded down to rollouts
     num_minibatches: int = 2  # minibatches per epoch; divides the num_envs * num_steps / seq_len sequences of a rollout
     update_epochs: int = 10  # passes over a rollout
     reward_scale: float = 0.02  # factor on rewards for learning; logs and results show raw rewards
@@ -629,7 +629,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.eval_only:
             agent, ids = load_agent(args.resume)[0], (args.env_id, *args.eval_env_id)
             results = {env_id: evaluate(agent, args, env_id, "cpu", stop) for env_id in ids}
-            print(json.dumps({} if stop else results, indent=2))
+            attempt(print, json.dumps({} if stop else results, indent=2))
         else:
             train(args, checkpoint, os.path.dirname(args.resume) or "." if args.resume else None, stop)
     except UsageError as error:

@@ -66,10 +66,10 @@ class Args:
     view_size: int = 3  # side of the square of cells that the agent sees, odd; 0 is the whole grid
     ignore_mission: bool = False  # accept ids whose mission varies; the agent does not read it
 
-    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 5_000_000  # PPO: steps to train for
+    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 5_000_000  # PPO: steps, rounded down
     learning_rate: float = 2.5e-3  # Adam's step size
     num_envs: int = 128  # environments stepped together (N); under torchrun those of all processes
-    num_steps: int = 64  # steps of each environment per rollout (T); total_timesteps is cut to whole rollouts
+    num_steps: int = 64  # steps of each environment per rollout (T); total_timesteps is rounded down to rollouts
     num_minibatches: int = 8  # minibatches per epoch; divides the num_envs * num_steps / seq_len sequences of a rollout
     update_epochs: int = 8  # passes over a rollout
     reward_scale: float = 1.0  # factor on rewards for learning; logs and results show raw rewards
@@ -634,7 +634,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.eval_only:
             agent, ids = load_agent(args.resume)[0], (args.env_id, *args.eval_env_id)
             results = {env_id: evaluate(agent, args, env_id, "cpu", stop) for env_id in ids}
-            print(json.dumps({} if stop else results, indent=2))
+            attempt(print, json.dumps({} if stop else results, indent=2))
         else:
             train(args, checkpoint, os.path.dirname(args.resume) or "." if args.resume else None, stop)
     except UsageError as error:

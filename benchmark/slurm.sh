@@ -2,7 +2,7 @@
 # A launcher's jobs as a Slurm array, one task for each. From the repository's folder, with the environment active:
 #    jobs=$(bash benchmark/ppo_lstm_minigrid.sh -l | wc -l)
 #    sbatch --array="1-$jobs" benchmark/slurm.sh benchmark/ppo_lstm_minigrid.sh -o /path/to/work
-# What follows the launcher is passed to it (give -l the same). Submitted again it goes on. For more: sbatch --gpus=1 ...
+# What follows the launcher is passed to it (give -l the same). Submitted again it continues. GPUs: sbatch --gpus=1 ...
 #SBATCH --job-name=ppo-lstm
 #SBATCH --cpus-per-task=1
 #SBATCH --mem=4G
