@@ -32,7 +32,8 @@ def test_killed_at_any_moment_a_run_resumes_bit_for_bit(script):
     seconds, expected = time.time() - begin, saved(one("runs/*__whole__*"))
     assert len(expected[0]) == 13 and len(expected[1]["eval/success_rate"]) == 6
     for moment in range(MOMENTS):
-        how, number, pattern = ("time", "write", "rename")[moment % 3], draw.randrange(1, 13), f"runs/*__killed{moment}__*"
+        how, number = ("time", "write", "rename")[moment % 3], draw.randrange(1, 13)
+        pattern = f"runs/*__killed{moment}__*"
         if how == "time":
             process = started(command(script, *flags, f"killed{moment}"), f"{pattern}/agent.pt")
             time.sleep(draw.uniform(0, seconds))
