@@ -65,7 +65,7 @@ def in_tmp(tmp_path, monkeypatch):
 
 
 def command(script, *flags):
-    return [sys.executable, "-u", str(ROOT / os.path.basename(script.__file__)), *map(str, flags)]
+    return [sys.executable, str(ROOT / os.path.basename(script.__file__)), *map(str, flags)]
 
 
 def started(command, path="runs/*/agent.pt", **kwargs):
@@ -110,7 +110,7 @@ def scalars(run_dir):
 
     events = EventAccumulator(str(run_dir))
     events.Reload()
-    return {tag: sorted({(e.step, e.value) for e in events.Scalars(tag)}) for tag in events.Tags()["scalars"]}
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def results_of(run_dir):
@@ -123,4 +123,6 @@ def saved(run_dir):
     names = ("agent", "optimizer", "ranks", "global_step", "script")
     files = {name: {key: checkpoint[key] for key in names} for name, checkpoint in files.items()}
     events = {tag: points for tag, points in scalars(run_dir).items() if tag != "charts/SPS"}
+    for tag in (tag for tag in events if tag.startswith("eval")):  # a run killed before its results evaluates again
+        events[tag] = sorted(set(events[tag]))
     return files, events, {name: results_of(run_dir)[name] for name in ("eval", "global_step", "seed", "env_id")}

@@ -146,9 +146,9 @@ def test_logs_that_fail_do_not_end_the_run(script, monkeypatch):
 
 
 CONSOLES = {
-    "neither": "{} >&- 2>&-", "reader gone": "{} | true; exit ${{PIPESTATUS[0]}}",
-    "ascii": "PYTHONIOENCODING=ascii {} --exp-name größe", "full": "{} >/dev/full 2>/dev/full",
-    "no stderr": "{} 2>&-", "no stdout": "{} >&-",
+    "full": "{} >/dev/full 2>/dev/full", "reader gone": "PYTHONUNBUFFERED=1 {} | true; exit ${{PIPESTATUS[0]}}",
+    "ascii": "PYTHONIOENCODING=ascii {} --exp-name größe", "neither": "{} >&- 2>&-",
+    "no stderr": "{} 2>&-", "no stdout": "{} >&-", "buffered reader gone": "{} | true; exit ${{PIPESTATUS[0]}}",
 }  # fmt: skip
 
 
