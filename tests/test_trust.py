@@ -146,9 +146,10 @@ def test_logs_that_fail_do_not_end_the_run(script, monkeypatch):
 
 
 CONSOLES = {
-    "full": "{} >/dev/full 2>/dev/full", "reader gone": "PYTHONUNBUFFERED=1 {} | true; exit ${{PIPESTATUS[0]}}",
-    "ascii": "PYTHONIOENCODING=ascii {} --exp-name größe", "neither": "{} >&- 2>&-",
-    "no stderr": "{} 2>&-", "no stdout": "{} >&-", "buffered reader gone": "{} | true; exit ${{PIPESTATUS[0]}}",
+    "full": "PYTHONUNBUFFERED= {} >/dev/full 2>/dev/full", "ascii": "PYTHONIOENCODING=ascii {} --exp-name größe",
+    "reader gone": "PYTHONUNBUFFERED=1 {} | true; exit ${{PIPESTATUS[0]}}", "no stderr": "{} 2>&-",
+    "reader gone late": "PYTHONUNBUFFERED= {} | true; exit ${{PIPESTATUS[0]}}", "no stdout": "{} >&-",
+    "neither": "{} >&- 2>&-",
 }  # fmt: skip
 
 
