@@ -1,9 +1,9 @@
 """PPO with an LSTM, in one file, on a task that needs memory.
 
 The agent sees 3x3 cells of a MiniGrid. It passes a cue (key or ball), walks down a corridor, and must turn to the same
-object at the fork. Without memory it is right half of the time; with the defaults from every start (exact success 1.0)
-after 1.0 to 3.8 M of 5 M steps, ten seeds of ten. The 5 M take two and a half minutes on one core of a recent CPU:
-    python ppo_lstm_minigrid.py --env-id MiniGrid-MemoryS13-v0 --track
+object at the fork. Without memory it is right half of the time. With the defaults all ten seeds reached 1.0, from every
+start, after 1.0 to 3.8 M of 5 M steps, which take two and a half minutes on one core of a recent CPU:
+    python ppo_lstm_minigrid.py --env-id MiniGrid-MemoryS13-v0
 
 Shapes: T = num_steps, N = num_envs (under torchrun this process's share), L = seq_len, B = T / L * N sequences of a
 rollout, M = sequences of a minibatch, D = observation size, F = encoded size, H = hidden_size, A = actions.
@@ -118,7 +118,6 @@ def layer_init(layer: nn.Module, std: float = 2**0.5) -> nn.Module:
 
 class Encoder(nn.Module):
     """Observations (..., D) -> inputs of order one, then a linear layer and ReLU (none if size is 0) -> (..., F)."""
-
     def __init__(self, obs_space: gym.spaces.Box, size: int):
         super().__init__()
         cells = (obs_space.shape[0] - 1) // 3
@@ -154,7 +153,6 @@ def recurrence(inputs, weight_hh, h, c, not_first, history):
 
 class LSTMRecurrence(torch.autograd.Function):
     """`recurrence` with its back-propagation written out: fewer operations than autograd's, and an eighth faster."""
-
     @staticmethod
     def forward(ctx, inputs, weight_hh, h, c, not_first):
         outputs = recurrence(inputs, weight_hh, h, c, not_first, history := [])
@@ -186,7 +184,6 @@ class Agent(nn.Module):
     """Encoder -> LSTM -> actor and critic; the interface is CleanRL's (ppo_atari_lstm.py). Methods read x (T * N, D),
     time first, lstm_state (h, c) of (1, N, H) from before the first step, and done (T * N,) float, 1 where x begins an
     episode. A single step is T = 1. With an `index` (T * N,) what is read is x[index]."""
-
     def __init__(self, obs_space: gym.spaces.Box, num_actions: int, args: Args):
         super().__init__()
         self.encoder = Encoder(obs_space, args.encoder_size)
@@ -208,7 +205,7 @@ class Agent(nn.Module):
         """-> hidden (T * N, H), the state after the last step."""
         h, c = lstm_state[0][0], lstm_state[1][0]
         done = torch.ones_like(done) if self.memoryless else done  # [L8]
-        not_first = (1.0 - done).view(-1, len(h), 1)
+        not_first = (1.0 - done.float()).view(-1, len(h), 1)
         if index is not None and len(index) <= len(x):  # encode whichever is fewer
             x, index = x[index], None
         weight, bias = self.lstm.weight_ih_l0, self.lstm.bias_ih_l0 + self.lstm.bias_hh_l0
@@ -238,6 +235,7 @@ class Agent(nn.Module):
         action = sample(self.get_probs(hidden)) if action is None else action
         return action, *self.evaluate_actions(hidden, action), lstm_state
 
+    @torch.no_grad()
     def act(self, x, lstm_state, done, generator=None):
         """-> action (T * N,) without random moves, state: the most probable one, or drawn from a `generator`."""
         hidden, lstm_state = self.get_states(x, lstm_state, done)
@@ -316,7 +314,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     agent = Agent(envs.single_observation_space, int(envs.single_action_space.n), args).to(device)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, fused=True)
     forward = torch.compile(agent.get_action_and_value, dynamic=False) if args.compile else agent.get_action_and_value
-    rng = torch.cuda.default_generators[device.index] if use_cuda else torch.default_generator  # draws all actions
+    rng = torch.cuda.default_generators[device.index] if use_cuda else torch.default_generator  # of all draws below
     global_step, train_seconds = ((checkpoint or {}).get(name, 0) for name in ("global_step", "train_seconds"))
 
     # ---- STORAGE
@@ -334,7 +332,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
 
     # ---- RESUME, LOG and SAVE
     if checkpoint:
-        with refuse(f"--resume: {args.resume!r} does not fit this run"):
+        with refuse(f"--resume: {args.resume!r} does not fit this run, or is an exported agent (add --eval-only)"):
             agent.load_state_dict(checkpoint["agent"])
             optimizer.load_state_dict(checkpoint["optimizer"])
             for parameter, moments in optimizer.state.items():  # other shapes would crash the process
@@ -371,7 +369,8 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         if stop:
             return {}
         for env_id, result in results.items():
-            attempt(tqdm.write, f"{env_id} after {global_step:,} steps: {result}")
+            attempt(tqdm.write, f"{env_id} after {global_step:,} steps: " + "; ".join(
+                f"{mode} " + " ".join(f"{k} {v:.4g}" for k, v in r.items()) for mode, r in result.items()))
             suffix = "" if env_id == args.env_id else f"/{env_id}"
             for prefix, mode in (("eval", "argmax"), ("eval_sampled", "sampled")):
                 log({f"{prefix}/{name}{suffix}": value for name, value in result[mode].items()})
@@ -419,10 +418,9 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             # ---- ADVANTAGES
             t, n = timed_out.nonzero(as_tuple=True)
             bootstrapped = rewards * args.reward_scale
-            if len(t):  # [L5] all final states of the rollout in one batch; the state after step t enters step t + 1
+            if len(t):  # [L5] all final observations in one batch, read with lstm_h[t + 1], the state after step t
                 state = lstm_h[t + 1, n][None], lstm_c[t + 1, n][None]
-                final_value = agent.get_value(final_obs[t, n], state, torch.zeros_like(rewards[t, n]))
-                bootstrapped[t, n] += args.gamma * final_value
+                bootstrapped[t, n] += args.gamma * agent.get_value(final_obs[t, n], state, rewards.new_zeros(len(t)))
             next_value = agent.get_value(next_obs, next_lstm_state, next_done)
             advantages, returns = gae(bootstrapped, values, dones, next_value, next_done, args.gamma, args.gae_lambda)
 
@@ -435,7 +433,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         b_h, b_c = (x[:T:L].reshape(1, -1, args.hidden_size) for x in (lstm_h, lstm_c))  # (1, B, H) [L2]
         epochs = (torch.randperm(b_h.shape[1], device=device) for _ in range(args.update_epochs))
         all_stats = []
-        for mb in (mb for epoch in epochs for mb in epoch.chunk(args.num_minibatches)):  # (M,) sequences [L3]
+        for mb in (mb for epoch in epochs for mb in epoch.chunk(args.num_minibatches)):  # (M,) [L3], one loop to break
             mb_index, mb_dones, mb_actions, *mb_rollout = (x.index_select(1, mb).flatten() for x in batch)
             mb_state = b_h.index_select(1, mb), b_c.index_select(1, mb)
             _, newlogprob, entropy, newvalue, _ = forward(rows, mb_state, mb_dones, mb_actions, mb_index)
@@ -486,6 +484,8 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
                        "global_step": global_step, "wall_seconds": time.time() - started,
                        "SPS": global_step / train_seconds, "eval": scores}  # fmt: skip
             write_file(f"{run_dir}/results.json", json.dumps(results, indent=2).encode())
+        else:
+            attempt(print, f"stopped; continue with --resume {run_dir}/agent.pt", flush=True)
         attempt(writer.close)
         if wandb:
             attempt(wandb.finish)
@@ -586,14 +586,14 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
         checkpoint = load_checkpoint(args.resume)
         saved = replace(checkpoint["args"], resume=args.resume)
         args = tyro.cli(Args, args=argv, default=saved)
-        may_change = "track", "wandb", "capture_video", "save_every", "num_threads", "eval", "resume"
+        may_change = "track", "wandb", "capture_video", "save_every", "num_threads", "cuda", "eval"  # also eval_*
         may_change += () if saved.anneal_lr else ("total_timesteps",)  # a schedule that ended cannot be lengthened
         for name, value in asdict(saved).items():
             if getattr(args, name) != value and not name.startswith(may_change):
                 raise UsageError(f"--{name.replace('_', '-')} must be as in the checkpoint, {value}")
-    high = {"seed": 2**31 - 1, "gamma": 1, "gae_lambda": 1, "rand_move_eps": 1}  # of other numbers: 10**12
+    high = {"seed": 2**31 - 1, "gamma": 1, "gae_lambda": 1, "rand_move_eps": 1}  # all others: 10**12
     zeros = (*high, "view_size", "encoder_size", "hidden_layer_size", "eval_every", "save_every", "vf_coef", "ent_coef")
-    for name, value in asdict(args).items():  # numbers are positive, those in `zeros` may be 0; NaN lies nowhere
+    for name, value in asdict(args).items():  # numbers are positive, those in `zeros` may be 0; NaN fails
         lowest, highest = 0 if name in zeros else 1 if type(value) is int else 1e-6, high.get(name, 10**12)
         if type(value) in (int, float) and not lowest <= value <= highest:
             raise UsageError(f"--{name.replace('_', '-')} must lie between {lowest} and {highest}, got {value}")
@@ -623,7 +623,7 @@ def main(argv: list[str] | None = None) -> int:
     stop = []
 
     def on_signal(number, _frame):  # the iteration ends and is saved; the next signal does not wait
-        if len(stop) > (WORLD > 1):  # torchrun passes on what a terminal or scheduler has sent already
+        if len(stop) >= (2 if WORLD > 1 else 1):  # torchrun passes on what a terminal or scheduler has sent already
             os._exit(128 + number)
         stop.append(number)
 

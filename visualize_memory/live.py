@@ -34,7 +34,7 @@ def extract(agent) -> dict[str, np.ndarray] | None:
     """The network as arrays by name, among them `scale` (F,) of its inputs; None where it has parts of its own."""
     state = {name: value.numpy() for name, value in agent.state_dict().items()}
     encoder = getattr(agent, "encoder", None)
-    scale = getattr(encoder, "weights", getattr(encoder, "scale", None))
+    scale = getattr(encoder, "scale", None)
     if scale is None or "lstm.weight_ih_l0" not in state or not all(re.fullmatch(LAYERS, name) for name in state):
         return None
     if {type(module).__name__ for module in agent.modules()} - PARTS:
