@@ -24,8 +24,8 @@ class Args:
 
 def main(args: Args) -> int:
     run = Path(args.resume or f"runs/{args.exp_name}__{args.seed}__{time.time_ns()}/agent.pt").parent
+    note, final = {"script": "standin.py", "args": asdict(args), "SPS": 10.0}, {"argmax": {"success_rate": args.size}}
     run.mkdir(exist_ok=True)
-    note = {"script": "standin.py", "args": asdict(args), "SPS": 10.0}
     (run / "args.json").write_text(json.dumps(note))
     if args.do == "crash":
         raise ValueError("no gradient: größe")
@@ -36,7 +36,7 @@ def main(args: Args) -> int:
         (run / "agent.pt").touch()
         return 143
     if args.do != "nothing":
-        (run / "results.json").write_text(json.dumps({**note, "eval": {"E": {"argmax": {"success_rate": args.size}}}}))
+        (run / "results.json").write_text(json.dumps({**note, "eval": {"E": final}}))
     time.sleep(0.5 * (args.do == "linger"))
     return 0
 

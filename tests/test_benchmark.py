@@ -41,18 +41,17 @@ def start(*arguments, tool="run.py", **env):
                             env={**os.environ, "PYTHON": sys.executable, **env})  # fmt: skip
 
 
-def end(process, number=None, pattern="waiting"):
+def end(process, number=0, pattern="*"):
     """Its exit code and output; it gets the signal `number` when a path like `pattern` is there."""
-    while number and not list(Path().glob(pattern)):
+    while not list(Path().glob(pattern)):
         time.sleep(0.02)
-    if number:
-        process.send_signal(number)
+    process.send_signal(number)
     out, _ = process.communicate(timeout=500)
     return process.returncode, out
 
 
-def noted():
-    return [json.loads(path.read_text())["args"] for path in Path().glob("runs/*/results.json")]
+def noted(name):
+    return [json.loads(path.read_text())["args"][name] for path in Path().glob("runs/*/results.json")]
 
 
 def test_runner_makes_all_tells_the_failed_and_skips_the_finished(go):
@@ -60,14 +59,14 @@ def test_runner_makes_all_tells_the_failed_and_skips_the_finished(go):
     code, out = end(start("--rows", rows, "-w", "3", "-t", "2", "--", "--size", "2", PYTHONIOENCODING="ascii"))
     assert code == 1 and "5 jobs: 3 finished, 2 failed" in out and "gr\\xf6\\xdfe" in out, out
     assert "no results.json of these flags" in out and "größe" in Path("runs/logs/bad__1.log").read_text("utf-8")
-    assert sorted((n["exp_name"], n["seed"], n["memoryless"], n["num_threads"], n["size"]) for n in noted()) == [
-        ("x", 1, False, 2, 2), ("x", 2, False, 2, 2), ("x-memoryless", 1, True, 2, 2)]  # fmt: skip
+    made = zip(*map(noted, ("exp_name", "seed", "memoryless", "num_threads", "size")), strict=True)
+    assert sorted(made) == [("x", 1, False, 2, 2), ("x", 2, False, 2, 2), ("x-memoryless", 1, True, 2, 2)]
     again = ("--rows", "x | standin.py --size 2.00 | 01-2", "-t", "1")
     for further in (["-s", "01 2"], ["--", "--seed=02"], ["-j", "2"]):
         code, out = go(*again, *further)
         assert code == 0 and "started" not in out and " finished " in out, out
     code, out = go(*again, "--", "--size", "3")  # other flags are another run
-    assert code == 0 and out.count(" done ") == 2 and len(noted()) == 5
+    assert code == 0 and out.count(" done ") == 2 and len(noted("seed")) == 5
     next(Path().glob("runs/x__1__*/results.json")).write_text('{"args": {"ex')
     code, out = go(*again)
     assert code == 1 and "1 finished, 1 failed" in out and "results.json is cut" in out
@@ -85,14 +84,12 @@ def test_runner_stops_shares_and_goes_on(go):
     first = start(*rows)
     while not os.path.exists("waiting"):
         time.sleep(0.02)
-    code, out = go(*rows, "-j", "1")
-    assert code == 0 and "1 in other runners" in out
+    assert "1 in other runners" in go(*rows, "-j", "1")[1]
     code, out = end(first, signal.SIGINT)
     assert code == 130 and "1 stopped" in out and out.count(" started ") == 1, out
-    code, out = go(*rows, "-j", "1")
-    assert code == 0 and " resumed " in out and len(list(Path().glob("runs/w__1__*/agent.pt"))) == 1
-    late = end(start("--rows", "x | standin.py --do linger"), signal.SIGTERM, "runs/x*/results.json")
-    assert late[0] == 143 and "1 jobs: 1 finished, 0 failed, 0 stopped" in late[1], "it has its results"
+    assert " resumed " in go(*rows, "-j", "1")[1] and len(list(Path().glob("runs/w__1__*/agent.pt"))) == 1
+    code, out = end(start("--rows", "x | standin.py --do linger"), signal.SIGTERM, "runs/x*/results.json")
+    assert code == 143 and "1 jobs: 1 finished, 0 failed, 0 stopped" in out, "it has its results"
 
 
 @pytest.mark.parametrize("launcher", ["ppo_lstm_minigrid.sh", "ppo_lstm_cartpole_novel.sh"])
@@ -110,36 +107,32 @@ def test_slurm_task_is_saved_queued_again_and_goes_on(go):
     last = (BENCH / "ppo_lstm_minigrid.sh").read_text().splitlines()[-1].replace("${BASH_SOURCE[0]}", f"{BENCH}/x")
     Path("launcher.sh").write_text(f'rows="x | standin.py --do wait | 1-2"\n{last}\n')
     slurm = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_JOB_ID": "77", "PATH": f"{os.getcwd()}:{os.environ['PATH']}"}
-    code, out = end(start("launcher.sh", tool="slurm.sh", **slurm), signal.SIGUSR1)
+    code, out = end(start("launcher.sh", tool="slurm.sh", **slurm), signal.SIGUSR1, "waiting")
     assert code == 143 and "1 stopped" in out and Path("requeued").read_text() == "requeue 77\n", out
     code, out = end(start("launcher.sh", tool="slurm.sh", **slurm))
     assert code == 0 and "resumed   x seed 2" in out
 
 
-def sweep_file(parameters, metric="eval/success_rate"):
-    config = {"program": os.path.abspath("standin.py"), "method": "random", "parameters": parameters,
-              "metric": {"name": metric, "goal": "maximize"}}  # fmt: skip
-    Path("s.yaml").write_text(yaml.safe_dump(config))
-    return "s.yaml"
-
-
 def test_sweep_passes_on_what_it_drew_and_tabulates_what_was_run(go):
-    path = sweep_file({"size": {"min": 0.1, "max": 0.9}, "eval_env_id": {"values": [["E|x", "y z"], []]},
-                       "no_memoryless": {"values": [True, False]}})  # fmt: skip
+    def file(metric="eval/success_rate", **parameters):
+        config = {"program": os.path.abspath("standin.py"), "method": "random", "parameters": parameters}
+        Path("s.yaml").write_text(yaml.safe_dump({**config, "metric": {"name": metric, "goal": "maximize"}}))
+        return "s.yaml"
+
+    path = file(size={"min": 0.1, "max": 0.9}, eval_env_id={"values": [["E|x", "y z"], []]},
+                no_memoryless={"values": [True, False]})  # fmt: skip
     code, out = go(path, "-n", "6", "-w", "3", tool=sweep)
-    assert code == 0 and {n["memoryless"] for n in noted()} == {True, False}
-    assert sorted({str(n["eval_env_id"]) for n in noted()}) == ["['E|x', 'y z']", "[]"]
+    assert code == 0 and {*noted("memoryless")} == {True, False}
+    assert {*map(str, noted("eval_env_id"))} == {"['E|x', 'y z']", "[]"} and "6 of 6 draws" in out
     scores = [float(line.split()[0]) for line in out.splitlines()[-7:-1]]
-    assert scores == sorted((round(n["size"], 4) for n in noted()), reverse=True) and "6 of 6 draws" in out
+    assert scores == sorted((round(size, 4) for size in noted("size")), reverse=True)
     code, out = go(path, "-n", "7", tool=sweep)
     assert code == 0 and out.count(" finished ") == 6 and out.count(" done ") == 1, out
     shutil.rmtree("runs")
-    for parameters, metric, message in (
-        ({}, "charts/SPS", "charts/SPS"), ({}, "eval/success_rate/F", "not evaluated on it"),
-        ({"nosuch": {"value": 1}}, "eval/success_rate", "nosuch"),
-        ({"size": {"min": "1e-3", "max": 1}}, "eval/success_rate", "YAML"),
-    ):  # fmt: skip
-        code, out = go(sweep_file(parameters, metric), tool=sweep)
+    for inputs, message in (({"metric": "charts/SPS"}, "charts/SPS"), ({"nosuch": {"value": 1}}, "nosuch"),
+                            ({"metric": "eval/success_rate/F"}, "not evaluated on it"),
+                            ({"size": {"min": "1e-3", "max": 1}}, "YAML")):  # fmt: skip
+        code, out = go(file(**inputs), tool=sweep)
         assert code == 2 and message in out and not os.path.exists("runs")
 
 
@@ -156,23 +149,20 @@ def test_draws_of_the_sweep_files_mean_the_same_to_wandb(name):
 
 @pytest.mark.slow
 def test_gpu_script_and_throughput_where_there_is_no_gpu(go):
-    throughput = importlib.import_module("throughput")
     code, out = end(start("-o", "t a", tool="gpu.sh", CUDA_VISIBLE_DEVICES=""))
     rows = json.loads(Path("t a/gpu.json").read_text())["rows"]
     assert code == 0 and {row["part"] for row in rows} == {"checks", "waits", "torchrun", "speed", "solve"}, out
     assert sum(row["result"] in ("bit for bit", "equal") for row in rows) == 7
+    throughput = importlib.import_module("throughput")
     assert "not done" in throughput.call("gpu", "checks", 0.5)["error"]
-    assert "nosuch" in throughput.call("gpu", "nosuch", 9)["error"]
     row = throughput.measure("x", ["--num-envs", "8", "--no-cuda"], seconds=0.3, split=True)
     assert sum(row["split"].values()) == pytest.approx(1e6 / row["SPS"]) and min(row["split"].values()) > 0
 
 
 # ---- What is made of finished runs
 def test_statistics_by_hand():
-    steps = [10, 20, 30, 40, 50]
-    for values, mark, held in (([0.1, 0.98, 0.5, 0.97, 1], 0.97, 40), ([], 1, math.inf),
-                               ([1, 1, 1, 1, 0.9], 1, math.inf), ([1, math.nan, 1, 1, 1], 1, 30)):  # fmt: skip
-        assert report.steps_to_mark(steps[: len(values)], values, mark) == held
+    for values, held in (([0.1, 1, 0.5, 1], 40), ([1, 1, 1, 0.9], math.inf), ([1, math.nan, 1, 1], 30)):
+        assert report.steps_to_mark([10, 20, 30, 40], values, 1) == held
     assert report.iqm([np.array([0, 1, 2, 3, 4, 5, 6, 100])]) == 3.5 and report.iqm([np.array([1, 2, 9])]) == 4
     assert report.improvement([np.array([1.0, 2.0]), np.array([1.0, 0.0, 3.0])]) == pytest.approx(3.5 / 6)
     samples = np.random.default_rng(3).normal(5.0, 1.0, size=(300, 10))
@@ -205,13 +195,10 @@ def test_report_of_runs(capsys):
     make_run("control", 1, [0.5, 0.5], num_envs=64, norm_adv=False, memoryless=True)
     make_run("mine", 1, [0.25, 0.25], num_envs=32)  # other flags under the same name: another row
     make_run("pole", 1, [100.0, 480.0, 470.0, 490.0], script="ppo_lstm_cartpole_novel")
-    logless, cut = make_run("logless", 1, [1.0]), make_run("cut", 1, [1.0])
+    logless, published = make_run("logless", 1, [1.0]), contents(BENCH / "results")
     next(logless.glob("events*")).unlink()
-    (cut / "results.json").write_text('{"args": {')
-    published = contents(BENCH / "results")
     assert report.main(["runs[1]"]) == 1 and published == contents(BENCH / "results")
-    told = capsys.readouterr()
-    assert f"{logless}: ValueError: it has no event file" in told.err and str(cut) in told.err
+    assert f"{logless}: ValueError: it has no event file" in capsys.readouterr().err
     text = Path("runs[1]/report/README.md").read_text()
     (row,) = (line for line in text.splitlines() if line.startswith("| mine | `"))
     assert "`python ppo_lstm_minigrid.py --num-envs 64 --no-norm-adv` | 3 " in row
@@ -219,7 +206,7 @@ def test_report_of_runs(capsys):
     assert row.endswith("| 0.500 (n = 1) | 1.00 [1.00, 1.00] |")
     assert "| mine (2) | `python ppo_lstm_minigrid.py --num-envs 32` | 1 |" in text
     assert "| pole | 475 | 1/1 | 0.004 | 0.004 to 0.004 | 0.667 |" in text and "| pole | 500 | 0/1 | never |" in text
-    assert all(1000 < Path("runs[1]/report", name).stat().st_size < 300_000 for name in report.PICTURES.values())
+    assert all(Path("runs[1]/report", name).stat().st_size > 1000 for name in report.PICTURES.values())
 
 
 def test_report_publishes_only_when_told_and_all_or_nothing(monkeypatch):
@@ -227,8 +214,8 @@ def test_report_publishes_only_when_told_and_all_or_nothing(monkeypatch):
     os.makedirs("benchmark/results/raw")
     for path in (BENCH / "results" / "raw").glob("memory-s13_*"):
         shutil.copy(path, "benchmark/results/raw")
-    marks = "<!-- results: memory-s13 memory-s13:MiniGrid-MemoryS17Random-v0 mine -->\nold\n<!-- /results -->"
-    Path("README.md").write_text(f"a\n{marks}\nz\n")
+    marks = "<!-- results: memory-s13 memory-s13:MiniGrid-MemoryS17Random-v0 mine -->"
+    Path("README.md").write_text(f"a\n{marks}\nold\n<!-- /results -->\nz\n")
     make_run("mine", 1, [0.5, 1.0])
     with pytest.raises(SystemExit):
         report.main(["runs[1]", "-o", "benchmark/results"])

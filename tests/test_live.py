@@ -2,10 +2,11 @@
 gradients, and changes to its memory; what is undone is as if it had not been."""
 
 import copy
+import html
 import json
+import re
 import shutil
 import subprocess
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -19,14 +20,28 @@ from visualize_memory import __main__ as viewer
 from visualize_memory import episodes, page
 from visualize_memory.live import live_data
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ("--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync "
-         "--disable-component-update --hide-scrollbars --remote-debugging-pipe --user-data-dir=")  # fmt: skip
-PIPES = 'exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1'  # Chromium reads from 3 and writes to 4
 MEMORY, MAZE, CARTPOLE = "MiniGrid-MemoryS13-v0", "MiniGrid-CustomMaze-S13-v0", "CartPoleNoVel-v0"
 CHECKPOINTS, KINDS = episodes.ROOT / "benchmark/checkpoints", {5: "key", 6: "ball"}
-TELL = """life => ({over: life.end !== null, steps: life.steps.map(s => ({obs: s.obs, h: [...s.h], c: [...s.c],
-  logits: [...s.logits], value: s.value, action: s.action, reward: s.reward}))})"""
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = """--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --hide-scrollbars
+  --allow-file-access-from-files --window-size=1280,800 --virtual-time-budget=20000 --dump-dom""".split()
+TRY = """<script>addEventListener("load", async () => {
+  const wait = ms => new Promise(done => setTimeout(done, ms)), told = document.createElement("pre");
+  const press = key => wait(99, document.body.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true})));
+  try { told.textContent = JSON.stringify(await (async () => { SCRIPT })()); } catch (error) { complain(error.stack); }
+  told.id = "told";
+  document.body.append(told);
+})</script>"""
+WATCH = """<script>
+  const complain = text => { document.documentElement.dataset.complaint = text; };
+  addEventListener("error", event => complain(event.message));
+  console.error = console.warn = complain;</script>"""
+LIVES = """<script>
+  const lives = (plan, n) => life = new Life(session.agent, session.task, {edits: [], moves: {}, ...plan}).extend(n);
+  const tell = life => ({over: life.end !== null, steps: life.steps.map(s => ({obs: s.obs, h: [...s.h], c: [...s.c],
+    logits: [...s.logits], value: s.value, action: s.action, reward: s.reward}))});
+  const session = new Session(DATA);
+  let life;</script>"""
 FUZZ = """(() => {  // 200 changes, moves and undos; after each, the address gives a fresh session the same lives
   const { session } = live, fresh = new session.constructor(JSON.parse($("live-data").textContent));
   const tell = of => JSON.stringify([of.life, of.twin].map(l => [l.end?.outcome, l.steps.map(s => [s.h, s.action])]));
@@ -49,87 +64,28 @@ FUZZ = """(() => {  // 200 changes, moves and undos; after each, the address giv
 })()"""
 
 
-class Browser:
-    """One tab of headless Chromium. `errors` gathers exceptions, console errors and warnings, failed requests."""
-
-    def __init__(self, profile):
-        command = ["sh", "-c", PIPES, CHROMIUM, *f"{FLAGS}{profile} about:blank".split()]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.messages, self.sent, self.errors, self.session = self.receive(), 0, [], {}
-        target = self.send("Target.createTarget", url="about:blank")["targetId"]
-        self.session = {"sessionId": self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]}
-        self.send("Runtime.enable")
-        self.send("Log.enable")
-
-    def receive(self):
-        """Each message is JSON that ends in a zero byte."""
-        rest = b""
-        while data := self.process.stdout.read1(1 << 20):
-            *whole, rest = (rest + data).split(b"\0")
-            yield from map(json.loads, whole)
-
-    def send(self, method: str, **params) -> dict:
-        self.sent += 1
-        message = {"id": self.sent, "method": method, "params": params, **self.session}
-        self.process.stdin.write(json.dumps(message).encode() + b"\0")
-        self.process.stdin.flush()
-        while (message := next(self.messages)).get("id") != self.sent:
-            if message["method"] in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
-                self.errors.append(message)
-        assert "error" not in message, (method, message)
-        return message["result"]
-
-    def open(self, url: str, width: int = 1280, height: int = 800) -> None:
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-        self.send("Emulation.setDeviceMetricsOverride", **size)
-        url = url.replace(".html", f".html?{self.sent}")  # what differs after the # alone would not load again
-        self.send("Page.navigate", url=url)
-        while self.js("document.readyState + location.href") != f"complete{url}":
-            time.sleep(0.02)
-        self.wait()
-
-    def wait(self, ms: int = 150) -> None:
-        """Also until pictures are decoded and drawn."""
-        self.js(f"new Promise(done => setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(done)), {ms}))")
-
-    def js(self, expression: str):
-        result = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in result, result
-        return result["result"].get("value")
-
-    def key(self, key: str, code: int) -> None:
-        for kind in ("keyDown", "keyUp"):
-            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
-        self.wait()
+def in_browser(path, script, part=""):
+    """What an async function of this body returns in the page `path`; waiting takes no time; nothing complains."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium on the PATH")
+    text = path.read_text(encoding="utf-8").replace("<title>", WATCH + "<title>", 1) + TRY.replace("SCRIPT", script)
+    path.with_name("tried.html").write_text(text, encoding="utf-8")
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={path.parent}/profile", f"file://{path.parent}/tried.html{part}"]
+    dom = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=100).stdout
+    assert " data-complaint=" not in dom, dom[:2000]
+    return json.loads(html.unescape(re.search('<pre id="told">(.*?)</pre>', dom)[1]))
 
 
 def subject_of(name):
     return episodes.load_subject(str(CHECKPOINTS / f"{name}.pt"), None, None, 1)
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if CHROMIUM is None:
-        pytest.skip("no chromium on the PATH")
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.process.kill()
-    browser.process.communicate()
-    assert browser.errors == []
-
-
-def open_modules(browser, folder, subject):
-    """A page of the modules that do not draw, and a session of the agent -> a function: what happens in the page."""
+def modules(folder, subject):
+    """A page of the modules that do not draw, with a session of the agent."""
     scripts = "".join(f"<script>{page.read(f'live/{name}.js')}</script>" for name in ("agent", "worlds", "life"))
-    (folder / "modules.html").write_text(f"<!doctype html><title>modules</title>{scripts}", encoding="utf-8")
-    browser.open(f"file://{folder}/modules.html")
-    browser.js(f"session = new Session({json.dumps(live_data(subject, 1))}); tell = {TELL}; null")
-
-    def live_in(options, steps, edits=(), moves=None, draw=None):
-        plan = json.dumps({"options": options, "draw": draw, "moves": moves or {}, "edits": list(edits)})
-        return browser.js(f"tell(life = new Life(session.agent, session.task, {plan}).extend({steps}))")
-
-    return live_in
+    text = f"<!doctype html><title>modules</title><body>{scripts}{LIVES}"
+    (folder / "modules.html").write_text(text.replace("DATA", json.dumps(live_data(subject, 1))), encoding="utf-8")
+    return folder / "modules.html"
 
 
 def begin(env, seed):
@@ -170,50 +126,54 @@ def check(agent, steps, dtype=torch.uint8, edit=None, other=()):
     return states, logits
 
 
-@pytest.mark.parametrize("name,size,view", [(MEMORY, 0, 3), (MEMORY, 257, 3), (MEMORY, 17, 7), (MAZE, 0, 0),
-                                            (CARTPOLE, 0, 0)])  # fmt: skip
-def test_same_world_same_agent(browser, tmp_path, name, size, view):
+@pytest.mark.parametrize("name,size,view,seeds", [
+    (MEMORY, 0, 3, 30), (MEMORY, 257, 3, 4), (MEMORY, 17, 7, 3), (MAZE, 0, 0, 18), (CARTPOLE, 0, 0, 6)])  # fmt: skip
+def test_same_world_same_agent(tmp_path, name, size, view, seeds):
     """Argmax, drawn and steered steps, at least 450 in all, beside the Python environment and torch."""
-    subject, done, seed = subject_of(name), 0, 0
+    subject, plans, first = subject_of(name), [], []
     if view == 7:  # a corridor and a view that have no table in the page; the agent is not trained
         subject.args = args = replace(subject.args, view_size=view)
         subject.agent = subject.untrained = subject.script.Agent(*episodes.spaces_of(subject.script, args), args)
-    live_in = open_modules(browser, tmp_path, subject)
     long = size and envs.FlatMiniGrid(MemoryEnv(size, agent_view_size=view))
     env = long or subject.script.make_env(subject.args, name)
     dtype = torch.uint8 if env.observation_space.dtype == np.uint8 else torch.float32
-    while done < 450:
-        (obs, options), way, over = begin(env, seed), seed % 3, [False]
-        moves = dict(enumerate(np.random.default_rng(seed).integers(0, 2 if name == CARTPOLE else 3, 60).tolist()))
-        told = live_in(options, 300, moves=moves if way == 1 else {}, draw=seed if way == 2 else None)
-        for step in told["steps"]:
+    for seed in range(seeds):
+        obs, options = begin(env, seed)
+        moves = np.random.default_rng(seed).integers(0, 2 if name == CARTPOLE else 3, 60 * (seed % 3 == 1)).tolist()
+        plans.append({"options": options, "moves": dict(enumerate(moves)), "draw": seed if seed % 3 == 2 else None})
+    told = in_browser(modules(tmp_path, subject), f"return {json.dumps(plans)}.map(plan => tell(lives(plan, 300)))")
+    assert sum(len(life["steps"]) for life in told) >= 450
+    for seed, life in enumerate(told):
+        obs, over = begin(env, seed)[0], [False]
+        for step in life["steps"]:
             np.testing.assert_allclose(step["obs"], obs, atol=0 if dtype == torch.uint8 else 1e-6)
             obs, reward, *over, _ = env.step(step["action"])
             assert step["reward"] == pytest.approx(reward, abs=1e-9)
-        assert any(over) == told["over"], "it ends where the real one does"
-        _, logits = check(subject.agent, told["steps"], dtype)
-        assert way or [s["action"] for s in told["steps"]] == logits.argmax(1).tolist()
-        done, seed = done + len(told["steps"]), seed + 1
+        assert any(over) == life["over"], "it ends where the real one does"
+        _, logits = check(subject.agent, life["steps"], dtype)
+        assert seed % 3 or [s["action"] for s in life["steps"]] == logits.argmax(1).tolist()
 
 
-def test_changes_and_gradients(browser, tmp_path):
-    agent, options = subject_of(MEMORY).agent, {"size": 13, "cue": "ball", "upper": "key", "x": 4}
-    live_in = open_modules(browser, tmp_path, subject_of(MEMORY))
+def test_changes_and_gradients(tmp_path):
+    agent, edits, plan = subject_of(MEMORY).agent, [], {"options": {"size": 13, "cue": "ball", "upper": "key", "x": 4}}
     for kind in ("zero", "flip", "set", "hold", "keep", "wipe", "swap"):
-        for on in (False, True)[kind == "hold" :]:
-            units = None if kind in ("keep", "wipe", "swap") else [29, 4, 11]
-            edit = {"kind": kind, "units": units, "from": 8, "on": on, "h": 0.5, "c": -1.25}
-            steps = live_in(options, 40, [edit])["steps"]
-            same = {t: s["action"] for t, s in enumerate(steps)}  # the other cue, the same moves
-            other, _ = check(agent, live_in(options | {"cue": "key"}, len(steps), moves=same)["steps"])
-            check(agent, steps, edit=edit, other=other)
-    steps, x = live_in(options, 16)["steps"], torch.zeros(16, len(agent.encoder.scale))
+        units = None if kind in ("keep", "wipe", "swap") else [29, 4, 11]
+        edits += [{"kind": kind, "units": units, "from": 8, "on": on, "h": 0.5, "c": -1.25}
+                  for on in (False, True)[kind == "hold" :]]  # fmt: skip
+    pairs, steps, gradient = in_browser(modules(tmp_path, subject_of(MEMORY)), f"""
+        const plan = {json.dumps(plan)}, key = {{...plan.options, cue: "key"}};  // the other cue, the same moves
+        const pairs = {json.dumps(edits)}.map(edit => [lives({{...plan, edits: [edit]}}, 40), life]).map(([life]) =>
+          [tell(life), tell(lives({{options: key, moves: life.steps.map(s => s.action)}}, life.steps.length))]);
+        const {{steps, agent}} = lives(plan, 16), last = steps[15];
+        return [pairs, tell(life).steps, agent.backward(steps, last.h, last.action).map(d => [...d])];""")
+    for edit, (changed, other) in zip(edits, pairs, strict=True):
+        check(agent, changed["steps"], edit=edit, other=check(agent, other["steps"])[0])
+    x = torch.zeros(16, len(agent.encoder.scale))
     x.scatter_(1, torch.tensor([s["obs"] for s in steps]) + agent.encoder.offsets, 1)
     x = (x * agent.encoder.scale).requires_grad_()
     logits = agent.actor(nn.LSTM.forward(agent.lstm, agent.encoder.linear(x).relu())[0][-1])
     (logits[steps[15]["action"]] - logits.mean()).backward()
-    found = browser.js("life.agent.backward(life.steps, life.steps[15].h, life.steps[15].action).map(d => [...d])")
-    np.testing.assert_allclose(found, x.grad, atol=1e-5)
+    np.testing.assert_allclose(gradient, x.grad, atol=1e-5)
 
 
 def test_what_cannot_live_says_why():
@@ -224,51 +184,40 @@ def test_what_cannot_live_says_why():
     assert "network" in live_data(subject, 1)["why"]
 
 
-def test_page(browser, tmp_path):
+def test_page(tmp_path):
     """Two episodes played back; the guide, keys and links of the living agent; on a phone nothing sticks out."""
     assert viewer.main([str(CHECKPOINTS / f"{MEMORY}.pt"), "--episodes", "2", "--out", str(tmp_path)]) == 0
-    url = f"file://{tmp_path}/memory.html"
-    for part, width, height in (("", 390, 844), ("#episode=1", 390, 844), ("#episode=1", 1280, 800)):
-        browser.open(url + part, width, height)
-        assert browser.js("document.documentElement.scrollWidth") <= width
-
-    def now():
-        return browser.js("[$('frame'), ...heats].map(c => c.toDataURL()).concat(step, number + 1)")
-
-    start = now()
-    browser.js("$('slider').value = 6; $('slider').dispatchEvent(new Event('input'))")
-    moved = now()
-    assert start[3:] == [0, 1] and moved[3:] == [6, 1] and not {*start[:3]} & {*moved[:3]}
-    for key, code, place in (("ArrowRight", 39, [7, 1]), ("ArrowDown", 40, [0, 2])):
-        browser.key(key, code)
-        assert now()[3:] == place and now()[0] != moved[0]
-    browser.key(" ", 32)
-    browser.wait(700)
-    browser.key(" ", 32)
-    played = now()[3]
-    browser.wait()
-    assert 0 < played < 8 and now()[3] == played, "played, and paused"
-
-    ends = "[live.session.life, live.session.twin].map(life => life.end.outcome)"
-    browser.open(url)
-    assert browser.js("$('l-guide').innerText").count("the 16 marked units") == 2
-    assert browser.js(ends) == ["success", "success"] and browser.js("live.ui.took") < 500
-    browser.js("$('l-try').click()")
-    assert browser.js(ends) == ["failure", "success"]
-    browser.wait(3000)
-    assert browser.js("[live.session.cursor, live.session.last()]") == [17, 17], "it played to the end"
-    browser.js("$('l-undo').click()")
-    assert browser.js(ends)[0] == "success"
-    browser.key("ArrowUp", 38)
-    browser.key("ArrowLeft", 37)
-    assert [*browser.js("live.session.plan.moves").values()] == [2, 0]
-    assert browser.js(FUZZ) == "same"
-    look = "[live.session.cursor, ...live.session.now().h]"
-    browser.open(url + "#live&cue=ball&x=4&upper=key&zero=29,4@11&flip=3@12-&set=7@12:0.5:-1.25&moves=9l,10r&t=13")
-    first = browser.js(look)
-    browser.wait(400)
-    browser.open(url + browser.js("location.hash"))
-    assert browser.js(look) == first and first[0] == 13
-    browser.open(url + "#live&cue=dog&size=1e9&zero=999,x@3&x=200&t=-1&moves=2q&set=1@2:9:nan")
-    expected = {"size": 13, "cue": "ball", "upper": "ball", "x": 10, "end": 10}
-    assert browser.js("live.session.plan.options") == expected, "what makes no sense is left out"
+    path, look = tmp_path / "memory.html", "return [location.hash, live.session.cursor, ...live.session.now().h]"
+    start, moved, right, down, played, paused, later, phone = in_browser(path, """
+        const all = [], phone = document.createElement("iframe");
+        for (const key of ["", "slide", "ArrowRight", "ArrowDown", " ", " ", ""]) {
+          $("slider").value = key === "slide" ? 6 : $("slider").value;
+          $("slider").dispatchEvent(new Event("input"));
+          await press(key);
+          await wait(500);
+          all.push([step, number + 1, ...[$("frame"), ...heats].map(c => c.toDataURL())]);
+        }
+        document.body.append(phone);
+        Object.assign(phone, {width: 390, height: 844, src: "memory.html"});
+        await new Promise(done => phone.onload = done);
+        return [...all, phone.contentDocument.documentElement.scrollWidth];""", "#episode=1")
+    assert (start[:2], moved[:2], right[:2], down[:2]) == ([0, 1], [6, 1], [7, 1], [0, 2])
+    assert not {*start[2:]} & {*moved[2:]} and 0 < played[0] and paused == later and phone <= 390
+    told = in_browser(path, """
+        const ends = () => [live.session.life, live.session.twin].map(life => life.end.outcome), all = [ends()];
+        $("l-try").click();
+        all.push(ends());
+        await wait(3000);
+        all.push(live.session.cursor === live.session.last());
+        $("l-undo").click();
+        all.push(ends());
+        await press("ArrowUp");
+        await press("ArrowLeft");
+        return [...all, Object.values(live.session.plan.moves), FUZZ];""".replace("FUZZ", FUZZ))
+    assert told == [["success"] * 2, ["failure", "success"], True, ["success"] * 2, [2, 0], "same"]
+    link = "#live&cue=ball&x=4&upper=key&zero=29,4@11&flip=3@12-&set=7@12:0.5:-1.25&moves=9l,10r&t=13"
+    first = in_browser(path, f"await wait(400); {look}", link)
+    assert first == in_browser(path, look, first[0]) and first[1] == 13
+    options = in_browser(path, "return live.session.plan.options",
+                         "#live&cue=dog&size=1e9&zero=999,x@3&x=200&t=-1&moves=2q&set=1@2:9:nan")  # fmt: skip
+    assert options == {"size": 13, "cue": "ball", "upper": "ball", "x": 10, "end": 10}, "nonsense is left out"
