@@ -22,7 +22,7 @@ class Args:
     do: str = "finish"
 
 
-def main(args: Args) -> int:
+def main(args):
     run = Path(args.resume or f"runs/{args.exp_name}__{args.seed}__{time.time_ns()}/agent.pt").parent
     note, final = {"script": "standin.py", "args": asdict(args), "SPS": 10.0}, {"argmax": {"success_rate": args.size}}
     run.mkdir(exist_ok=True)
