@@ -22,7 +22,8 @@ class Args:
     do: str = "finish"
 
 
-def main(args):
+if __name__ == "__main__":
+    args = tyro.cli(Args)
     run = Path(args.resume or f"runs/{args.exp_name}__{args.seed}__{time.time_ns()}/agent.pt").parent
     note, final = {"script": "standin.py", "args": asdict(args), "SPS": 10.0}, {"argmax": {"success_rate": args.size}}
     run.mkdir(exist_ok=True)
@@ -34,12 +35,7 @@ def main(args):
         Path("waiting").touch()
         signal.sigwait({signal.SIGTERM})
         (run / "agent.pt").touch()
-        return 143
+        raise SystemExit(143)
     if args.do != "nothing":
         (run / "results.json").write_text(json.dumps({**note, "eval": {"E": final}}))
     time.sleep(0.5 * (args.do == "linger"))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(tyro.cli(Args)))
