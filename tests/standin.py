@@ -38,4 +38,3 @@ if __name__ == "__main__":
         raise SystemExit(143)
     if args.do != "nothing":
         (run / "results.json").write_text(json.dumps({**note, "eval": {"E": final}}))
-    time.sleep(0.5 * (args.do == "linger"))

@@ -18,8 +18,7 @@ import yaml
 from torch.utils.tensorboard import SummaryWriter
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-ROOT = Path(__file__).parent.parent
-BENCH = ROOT / "benchmark"
+BENCH = Path(__file__).parent.parent / "benchmark"
 sys.path.append(str(BENCH))
 run, sweep, export, report = map(importlib.import_module, ("run", "sweep", "export", "report"))
 
@@ -29,7 +28,7 @@ def go(tmp_path, monkeypatch, capfd):
     """In a folder with a blank and brackets in its name, beside the stand-in: a tool's (exit code, output)."""
     (tmp_path / "a [1]").mkdir()
     monkeypatch.chdir(tmp_path / "a [1]")
-    shutil.copy(ROOT / "tests" / "standin.py", ".")
+    shutil.copy(Path(__file__).with_name("standin.py"), ".")
     return lambda *argv, tool=run: (tool.main(list(argv)), "".join(capfd.readouterr()))
 
 
@@ -87,8 +86,6 @@ def test_runner_stops_shares_and_goes_on(go):
     code, out = end(first, signal.SIGINT)
     assert code == 130 and "1 stopped" in out and out.count(" started ") == 1, out
     assert " resumed " in go(*rows, "-j", "1")[1] and len(list(Path().glob("runs/w__1__*/agent.pt"))) == 1
-    code, out = end(start("--rows", "x | standin.py --do linger"), signal.SIGTERM, "runs/x*/results.json")
-    assert code == 143 and "1 jobs: 1 finished, 0 failed, 0 stopped" in out, "it has its results"
 
 
 @pytest.mark.parametrize("launcher", ["ppo_lstm_minigrid.sh", "ppo_lstm_cartpole_novel.sh"])
@@ -215,7 +212,6 @@ def test_report_publishes_only_when_told_and_all_or_nothing(monkeypatch):
     first, text = contents(), Path("README.md").read_text()
     assert "old" not in text and text.endswith("\n<!-- /results -->\nz\n")
     assert text.index("| memory-s13 | 10 | 1.000 [1.000, 1.000] |") < text.index("| mine | 1 | 1.000 |")
-    assert "| memory-s13 on MiniGrid-MemoryS17Random-v0 | 10 | 0.995 [0.985, 0.999] | 0.966 (seed 3) |" in text
     assert report.main(["--publish"]) == 0 and first == contents()  # the same from the files in raw/ alone
     make_run("mine", 1, [0.5, 0.5], num_envs=32)
     first = contents()

@@ -41,8 +41,7 @@ class Agent(Agent):
 ONE_TENSOR = "    def initial_state(self, n):\n        return super().initial_state(n)[0]\n"
 NO_CELL = "    def get_states(self, *x):\n        h, (h_, c) = super().get_states(*x)\n        return h, (h_, 0 * c)\n"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ("--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --hide-scrollbars "
-         "--allow-file-access-from-files --window-size=1280,800 --virtual-time-budget=20000 --dump-dom")
+FLAGS = "--headless --no-sandbox --disable-gpu --allow-file-access-from-files --virtual-time-budget=20000 --dump-dom"
 TRY = """<script>addEventListener("load", async () => {
   const wait = ms => new Promise(done => setTimeout(done, ms)), told = document.createElement("pre");
   const press = key => wait(99, document.body.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true})));
@@ -122,8 +121,8 @@ def test_what_is_written_holds_the_trace(shown):
 
 def test_another_env_and_a_maze_with_sampled_actions():
     subject = episodes.load_subject(TRAINED, "MiniGrid-MemoryS17Random-v0", None, 1)
-    a, b, again = ([e.actions.tolist() for e in episodes.play_episodes(subject, 2, seed, False)] for seed in (1, 2, 1))
-    assert a == again != b and subject.about["trained_on"] == "MiniGrid-MemoryS13-v0"
+    a, b = ([e.actions.tolist() for e in episodes.play_episodes(subject, 2, seed, False)] for seed in (1, 2))
+    assert a != b and subject.about["trained_on"] == "MiniGrid-MemoryS13-v0"
     checkpoint(script=ppo_lstm_minigrid, env_id="MiniGrid-CustomMaze-S6-v0", memoryless=True)
     result, trace, data, _ = run("new.pt --episodes 1 --sampled --analysis-episodes 20")
     assert {"agent's way from its start", "position of the goal", "goal ahead and to the right"} < {*result["targets"]}
@@ -142,13 +141,12 @@ def test_environment_and_network_of_a_copy():
     assert not any(step["by_lag"].values()) and "step: nothing to tell" in result["summary"][2]
 
 
-@pytest.mark.parametrize("flags", ["--help", "new.pt --episodes 1 --analysis --analysis-episodes 20"])
-def test_a_real_command_on_a_console_without_letters(flags):
+def test_a_real_command_on_a_console_without_letters():
     locale = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    command = [sys.executable, Path(viewer.__file__).parent, *flags.replace("new.pt", checkpoint()).split()]
+    command = [sys.executable, Path(viewer.__file__).parent, checkpoint(), "--analysis", "--analysis-episodes=20"]
     done = subprocess.run(command, capture_output=True, env=os.environ | locale)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert flags == "--help" or Path("memory/CartPoleNoVel-v0/memory.html").exists()
+    assert (done.returncode, done.stderr) == (0, b"") and b" R?: " in done.stdout
+    assert Path("memory/CartPoleNoVel-v0/memory.html").exists()
 
 
 def test_rows_begin_at_the_cue_end_at_the_fork_and_folds_hold_out_whole_starts():
@@ -208,7 +206,6 @@ def test_the_whole_analysis(shown):
     assert hidden[-1]["low"] < 0.6 < 0.8 < hidden[8]["low"] > bare[8]["high"]
     assert cue["at_fork"]["cell"]["value"] > 0.95 and cue["at_fork"]["observation"]["value"] < 0.7
     assert rates["none", 0]["low"] > 0.8 > rates["best", 16]["high"]
-    assert rates["best", 20]["high"] < rates["random", 20]["value"]
     assert data["analysis"]["top"] == result["units"]["ranking"][:8] and len(data["analysis"]["figure"]) > 20_000
 
 
@@ -314,8 +311,8 @@ def check(agent, steps, edit=None, other=()):
 
 
 @pytest.mark.parametrize("name,env_id,view,seeds", [
-    (MEMORY, MEMORY, 3, 30), (MEMORY, "MiniGrid-MemoryS257-v0", 3, 4), (MEMORY, "MiniGrid-MemoryS17Random-v0", 7, 3),
-    (MAZE, MAZE, 0, 18), (CARTPOLE, CARTPOLE, 0, 6)])  # fmt: skip
+    (MEMORY, MEMORY, 3, 30), (MEMORY, "MiniGrid-MemoryS17Random-v0", 7, 3), (MAZE, MAZE, 0, 18),
+    (CARTPOLE, CARTPOLE, 0, 6), pytest.param(MEMORY, "MiniGrid-MemoryS257-v0", 3, 4, marks=pytest.mark.slow)])  # fmt: skip
 def test_same_world_same_agent(tmp_path, name, env_id, view, seeds):
     """Argmax, drawn and steered steps, at least 450 in all, beside the Python environment and torch."""
     subject, plans = episodes.load_subject(SHIPPED % name, None, None, 1), []
@@ -341,8 +338,8 @@ def test_same_world_same_agent(tmp_path, name, env_id, view, seeds):
 
 
 def test_changes_and_gradients(tmp_path):
-    plan, subject = {"options": {"size": 13, "cue": "ball", "upper": "key", "x": 4}}, episodes.load_subject(TRAINED, None, None, 1)
-    agent, whole = subject.agent, ("keep", "wipe", "swap")
+    subject, whole = episodes.load_subject(TRAINED, None, None, 1), ("keep", "wipe", "swap")
+    agent, plan = subject.agent, {"options": {"size": 13, "cue": "ball", "upper": "key", "x": 4}}
     edits = [{"kind": kind, "units": None if kind in whole else [29, 4, 11], "from": 8, "on": on, "h": 0.5, "c": -1.25}
              for kind in ("zero", "flip", "set", "hold", *whole) for on in (False, True) if on or kind != "hold"]
     pairs, steps, gradient = in_browser(modules(tmp_path, subject), f"""
@@ -361,8 +358,8 @@ def test_changes_and_gradients(tmp_path):
     np.testing.assert_allclose(gradient, x.grad, atol=1e-5)
     real = agent.encoder.forward  # what cannot live says why: known modules of another function, another world
     agent.encoder.forward = lambda x: real(x) * 1.01
-    assert "network" in live_data(subject, 1)["why"]
-    assert "ObstructedMaze" in live_data(episodes.load_subject(SHIPPED % "MiniGrid-ObstructedMaze-1Dl-v0", None, None, 1), 1)["why"]
+    other = episodes.load_subject(SHIPPED % "MiniGrid-ObstructedMaze-1Dl-v0", None, None, 1)
+    assert "network" in live_data(subject, 1)["why"] and "ObstructedMaze" in live_data(other, 1)["why"]
 
 
 def test_page(tmp_path):
@@ -377,8 +374,7 @@ def test_page(tmp_path):
           await wait(500);
           all.push([step, number + 1, ...[$("frame"), ...heats].map(c => c.toDataURL())]);
         }
-        document.body.append(phone);
-        Object.assign(phone, {width: 390, height: 844, src: "memory.html"});
+        document.body.append(Object.assign(phone, {width: 390, height: 844, src: "memory.html"}));
         await new Promise(done => phone.onload = done);
         return [...all, phone.contentDocument.documentElement.scrollWidth];""", "#episode=1")
     assert (start[:2], moved[:2], right[:2], down[:2]) == ([0, 1], [6, 1], [7, 1], [0, 2])
@@ -395,8 +391,7 @@ def test_page(tmp_path):
         all.push(Object.values(live.session.plan.moves));
         // 200 changes, moves and undos; after each, the address gives a fresh session the same lives
         const { session } = live, fresh = new session.constructor(JSON.parse($("live-data").textContent));
-        const tell = life => [life.end?.outcome, life.steps.map(s => [s.action, ...s.h])];
-        const lives = of => JSON.stringify([tell(of.life), tell(of.twin)]);
+        const tell = x => JSON.stringify([x.life, x.twin].map(l => [l.end, l.steps.map(s => [s.h, s.action])]));
         const draw = below => (draw.seed = (draw.seed ?? 1) * 48271 % 2147483647) % below;
         for (let n = 0; n < 200; n++) {
           session.go(draw(20));
@@ -409,11 +404,10 @@ def test_page(tmp_path):
           const { plan, t } = live.fromAddress(live.toAddress(session), fresh);
           fresh.begin(plan, t);
           for (const each of [session, fresh]) each.go(each.cursor, 1e9);
-          if (lives(session) !== lives(fresh)) all.push(live.toAddress(session));
+          if (tell(session) !== tell(fresh)) all.push(live.toAddress(session));
         }
         return all;""")
-    both = ["success", "success"]
-    assert told == [both, ["failure", "success"], True, both, told[4], [2, 0]]
+    assert told == [["success"] * 2, ["failure", "success"], True, ["success"] * 2, told[4], [2, 0]]
     link = "#live&cue=ball&x=4&upper=key&zero=29,4@11&flip=3@12-&set=7@12:0.5:-1.25&moves=9l,10r&t=13"
     first = in_browser(path, f"await wait(400); {look}", link)
     assert first == in_browser(path, look, first[0]) and first[1] == 13
