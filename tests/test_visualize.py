@@ -312,7 +312,7 @@ def check(agent, steps, edit=None, other=()):
 
 @pytest.mark.parametrize("name,env_id,view,seeds", [
     (MEMORY, MEMORY, 3, 30), (MEMORY, "MiniGrid-MemoryS17Random-v0", 7, 3), (MAZE, MAZE, 0, 18),
-    (CARTPOLE, CARTPOLE, 0, 6), pytest.param(MEMORY, "MiniGrid-MemoryS257-v0", 3, 4, marks=pytest.mark.slow)])  # fmt: skip
+    (CARTPOLE, CARTPOLE, 0, 6), pytest.param(MEMORY, "MiniGrid-MemoryS257-v0", 3, 4, marks=pytest.mark.slow)])
 def test_same_world_same_agent(tmp_path, name, env_id, view, seeds):
     """Argmax, drawn and steered steps, at least 450 in all, beside the Python environment and torch."""
     subject, plans = episodes.load_subject(SHIPPED % name, None, None, 1), []
