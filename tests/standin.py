@@ -1,7 +1,6 @@
 """Stands in for a training script: a run folder in an instant, which ends as --do says."""
 
 import json
-import os
 import signal
 import time
 from dataclasses import asdict, dataclass
@@ -19,32 +18,23 @@ class Args:
     num_threads: int = 1
     resume: str | None = None
     memoryless: bool = False
-    anneal: bool = True
     size: float = 1.0
     do: str = "finish"
 
 
-def main(args: Args) -> int:
-    run = Path(args.resume).parent if args.resume else Path(f"runs/{args.exp_name}__{args.seed}__{time.time_ns()}")
-    note = {"script": "standin.py", "args": asdict(args), "env_id": args.env_id, "SPS": 10.0}
-    if not args.resume:
-        os.makedirs(run)
-        (run / "args.json").write_text(json.dumps(note))
+if __name__ == "__main__":
+    args = tyro.cli(Args)
+    run = Path(args.resume or f"runs/{args.exp_name}__{args.seed}__{time.time_ns()}/agent.pt").parent
+    note, final = {"script": "standin.py", "args": asdict(args), "SPS": 10.0}, {"argmax": {"success_rate": args.size}}
+    run.mkdir(exist_ok=True)
+    (run / "args.json").write_text(json.dumps(note))
     if args.do == "crash":
         raise ValueError("no gradient: größe")
     if args.do == "wait" and not args.resume:
-        signals = []
-        signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         Path("waiting").touch()
-        while not signals:
-            time.sleep(0.02)
+        signal.sigwait({signal.SIGTERM})
         (run / "agent.pt").touch()
-        return 143
+        raise SystemExit(143)
     if args.do != "nothing":
-        (run / "results.json").write_text(json.dumps({**note, "eval": {"E": {"argmax": {"success_rate": args.size}}}}))
-    time.sleep(0.5 * (args.do == "linger"))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(tyro.cli(Args)))
+        (run / "results.json").write_text(json.dumps({**note, "eval": {"E": final}}))
