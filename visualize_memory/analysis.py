@@ -330,20 +330,22 @@ def summarise(result: dict) -> list[str]:
         found = {kind: show(s) for kind, scores in target["by_lag"].items() for s in scores if s["from"] == at["from"]}
         told = ", ".join(f"{text} {found[kind]}" for kind, (*_, text) in LOOKS.items() if kind in found)
         metric = target["metric"].replace("2", "²")
-        lines.append(f"{name}, {label(at)} steps after {target['since']}, {metric}: {told}")
+        lines.append(f"{name}, {label(at)} steps after {target['since']}, {metric}: {told} (any LSTM echoes what "
+                     "it saw, untrained ones too; a memory that was learned is strong enough to stand out of noise)")
     top, H = result["units"]["top"], result["hidden_size"]
     lines.append(f"units that tell most alone: {', '.join(map(str, result['units']['ranking'][:top]))}")
     rates = {(v["units"], v["zeroed"]): show(v["success_rate"]) for v in result["intervention"]["variants"]}
     told = [f"no unit zeroed {rates['none', 0]}"]
     for k in sorted({round(H / 4), round(H / 2)} - {0, H}):
         told.append(f"the {k} that tell most {rates['best', k]}, {k} random ones {rates['random', k]}")
-    lines.append(f"success, zeroed {result['intervention']['when']}: {'; '.join(told)}; all {rates['all', H]}")
+    lines.append(f"success, zeroed {result['intervention']['when']}: {'; '.join(told)}; all {rates['all', H]} "
+                 "(an agent that has lost all of it may go back and look again)")
     return lines
 
 
 def label(stretch: dict) -> str:
     low, high = stretch["from"], stretch["to"]
-    return "not yet" if low < 0 else str(low) if low == high else f"{low}-{high}"
+    return "before" if low < 0 else str(low) if low == high else f"{low}-{high}"
 
 
 def draw(result: dict, telling: np.ndarray, path) -> None:
