@@ -38,7 +38,6 @@ import numpy as np
 import torch
 import tyro
 from torch import distributed, nn
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm, trange
 
 import envs as task_envs
@@ -349,6 +348,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             os.makedirs(run_dir, exist_ok=True)
             _lock = filelock.FileLock(f"{run_dir}/lock").acquire(blocking=False)  # held until this function returns
             write_file(f"{run_dir}/args.json", json.dumps({"script": SCRIPT, "args": asdict(args)}, indent=2).encode())
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
         writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # steps after the checkpoint are logged again
         attempt(writer.add_text, "args", "\n".join(f"    {name}: {value}" for name, value in asdict(args).items()))
         if args.track:
