@@ -1,6 +1,7 @@
-"""Both scripts, every test: `script` is the module under test, `small` makes arguments of a run of a few iterations."""
+"""`script` is the module under test, each in turn; `small` makes arguments of a run of a few iterations."""
 
 import glob
+import importlib
 import json
 import os
 import signal
@@ -35,6 +36,19 @@ once_is_enough = ["minigrid", pytest.param("cartpole", marks=pytest.mark.slow)]
 cartpole_slowly = pytest.mark.parametrize("script", once_is_enough, indirect=True)
 
 
+def pytest_configure(config):
+    """With --script the copy takes the place of the CartPole script."""
+    if path := config.getoption("--script"):
+        sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
+        SCRIPTS["cartpole"] = importlib.import_module(Path(path).stem)
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--script"):
+        params = ((item, getattr(item, "callspec", None)) for item in items)
+        items[:] = [item for item, spec in params if spec and spec.params.get("script") == "cartpole"]
+
+
 @pytest.fixture(params=SCRIPTS)
 def script(request):
     return SCRIPTS[request.param]
@@ -65,7 +79,7 @@ def in_tmp(tmp_path, monkeypatch):
 
 
 def command(script, *flags):
-    return [sys.executable, str(ROOT / os.path.basename(script.__file__)), *map(str, flags)]
+    return [sys.executable, script.__file__, *map(str, flags)]
 
 
 def started(command, path="runs/*/agent.pt", **kwargs):

@@ -6,7 +6,7 @@ import runpy
 import signal
 import sys
 
-how, number, script = sys.argv[1], int(sys.argv[2]), os.path.abspath(sys.argv[3])
+how, number, script = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 sys.argv = sys.argv[3:]
 sys.path.insert(0, os.path.dirname(script))
 begun, files, fsync, replace = False, 0, os.fsync, os.replace
