@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SCRIPTS, one, same, tiny
 
 import ppo_lstm_minigrid
+from conftest import SCRIPTS, one, same, tiny
 
 VALUES = """
 --num-envs=0 --num-envs=four --num-steps=0 --seq-len=24 --num-minibatches=3 --num-minibatches=1000 --update-epochs=-1

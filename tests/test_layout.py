@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from conftest import ROOT
 
 NAMES = ("ppo_lstm_minigrid.py", "ppo_lstm_cartpole_novel.py")

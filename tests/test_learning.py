@@ -1,17 +1,19 @@
 """It learns: probe environments in seconds, the tasks themselves with `-m slow`."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import probes
 import pytest
 import torch
-from conftest import ROOT, results_of
 
 import ppo_lstm_cartpole_novel
 import ppo_lstm_minigrid
+from conftest import ROOT, results_of
 
 
 def trained(name, steps, **overrides):
@@ -70,7 +72,8 @@ def test_the_t_maze_of_the_readme_as_printed():
     for path in ROOT.glob("*.py"):
         shutil.copy(path, ".")
     short = re.sub(r"(?m)^(python [^#\n]*)", r"\1 --total-timesteps 20480 ", commands)
-    subprocess.run(["bash", "-ec", short], check=True)
+    env = {**os.environ, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-ec", short], check=True, env=env)
     lstm, control = sorted(map(results_of, Path().glob("runs/*")), key=lambda results: results["args"]["memoryless"])
     assert lstm["eval"]["TMaze-v0"]["argmax"]["success_rate"] == 1.0
     assert control["eval"]["TMaze-v0"]["argmax"]["success_rate"] <= 0.6

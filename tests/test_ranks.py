@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, cartpole_slowly, one, results_of, same, saved, scalars, started, tiny
 
 import ppo_lstm_minigrid
+from conftest import ROOT, cartpole_slowly, one, results_of, same, saved, scalars, started, tiny
 
 slow = pytest.mark.slow
 

@@ -8,12 +8,15 @@ import torch
 T, N = 12, 5
 
 
+def new_agent(script, args):
+    envs = script.make_envs(args, args.env_id, 1, "cpu")
+    return script.Agent(envs.single_observation_space, int(envs.single_action_space.n), args)
+
+
 @pytest.fixture
 def agent(script, small):
     torch.manual_seed(0)
-    args = small(rand_move_eps=0.1, encoder_size=6, hidden_layer_size=7)
-    envs = script.make_envs(args, args.env_id, 1, "cpu")
-    agent = script.Agent(envs.single_observation_space, int(envs.single_action_space.n), args)
+    agent = new_agent(script, small(rand_move_eps=0.1, encoder_size=6, hidden_layer_size=7))
     for parameter in agent.parameters():  # larger weights than the initial ones: every mistake shows
         parameter.data += 0.3 * torch.randn_like(parameter)
     return agent
@@ -38,37 +41,25 @@ def read(agent, obs, dones, state):
     return agent.get_states(obs.flatten(0, 1), state, dones.flatten())[0].view(*dones.shape, -1)
 
 
-def outputs_and_gradients(agent, obs, dones, state, stepwise):
-    if stepwise:
-        hidden = []
-        for x, done in zip(obs, dones, strict=True):
-            step, state = agent.get_states(x, state, done)
-            hidden.append(step)
-        hidden = torch.stack(hidden).flatten(0, 1)
-    else:
-        hidden, state = agent.get_states(obs.flatten(0, 1), state, dones.flatten())
-    agent.zero_grad()
-    weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1))
-    ((hidden * weights).sum() + state[1].sum()).backward()
-    return hidden.detach(), state, [p.grad.clone() for p in agent.parameters() if p.grad is not None]
-
-
-@pytest.mark.parametrize("pattern", ["random", "none", "all", "first", "last"])
-def test_batched_recurrence_equals_single_steps_and_shifted_dones_do_not(agent, batch, pattern):
+def test_batched_recurrence_equals_single_steps_and_shifted_dones_do_not(agent, batch):
+    """Outputs, last states and gradients."""
     obs, dones, state = batch
-    if pattern != "random":
-        dones = torch.zeros(T, N)
-        dones[{"none": slice(0), "all": slice(None), "first": 0, "last": -1}[pattern]] = 1
-    single = outputs_and_gradients(agent, obs, dones, state, stepwise=True)
-    batched = outputs_and_gradients(agent, obs, dones, state, stepwise=False)
+    weights, results = torch.randn(T * N, 8), []
+    for seen, length in ((dones, T), (dones, 1), (dones.roll(1, 0), T)):
+        hidden, now = [], state
+        for x, done in zip(obs.split(length), seen.split(length), strict=True):
+            part, now = agent.get_states(x.flatten(0, 1), now, done.flatten())
+            hidden.append(part)
+        loss = (torch.cat(hidden) * weights).sum() + now[1].sum()
+        gradients = torch.autograd.grad(loss, [*agent.encoder.parameters(), *agent.lstm.parameters()])
+        results.append((torch.cat(hidden), now, gradients))
+    batched, single, shifted = results
     torch.testing.assert_close(batched[:2], single[:2], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(batched[2], single[2], rtol=1e-4, atol=1e-5)
-    shifted = outputs_and_gradients(agent, obs, dones.roll(1, 0), state, stepwise=False)
-    assert pattern in ("none", "all") or (single[0] - shifted[0]).abs().max() > 1e-3
+    assert (single[0] - shifted[0]).abs().max() > 1e-3
 
 
 def test_recurrence_is_torchs_lstm(agent, batch):
-    """Segment by segment, torch.nn.LSTM from a zero state gives the same."""
     obs, dones, state = batch
     hidden = read(agent, *batch)
     for n in range(N):
@@ -79,36 +70,16 @@ def test_recurrence_is_torchs_lstm(agent, batch):
             torch.testing.assert_close(hidden[t, n], expected[0], rtol=1e-5, atol=1e-6)
 
 
-def slow_recurrence(inputs, weight_hh, h, c, not_first):
-    """The equations of an LSTM, step by step, differentiated by autograd."""
-    hidden = []
-    for x, keep in zip(inputs, not_first, strict=True):
-        i, f, g, o = (x + (h * keep) @ weight_hh.T).chunk(4, 1)
-        c = f.sigmoid() * (c * keep) + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
-        hidden.append(h)
-    return torch.stack(hidden), h, c
-
-
-@pytest.mark.parametrize("used", [[0], [1], [2], [0, 1, 2]], ids=("hidden", "h", "c", "all"))
-def test_written_back_propagation_is_autograds(script, used):
-    """Outputs and gradients, whichever of the three results a loss uses; and against finite differences."""
+def test_written_back_propagation_is_that_of_finite_differences(script):
     torch.manual_seed(0)
     inputs = [torch.randn(s, dtype=torch.double, requires_grad=True) for s in ((4, 3, 8), (8, 2), (3, 2), (3, 2))]
     not_first = (torch.rand(4, 3, 1) > 0.3).double()
-
-    def outputs_and_gradients(function):
-        outputs = [function(*inputs, not_first)[n] for n in used]
-        loss = sum((out * torch.arange(1, out.numel() + 1).view_as(out).sin()).sum() for out in outputs)
-        return outputs, torch.autograd.grad(loss, inputs)
-
-    written, autograds = map(outputs_and_gradients, (script.LSTMRecurrence.apply, slow_recurrence))
-    torch.testing.assert_close(written, autograds)
+    assert 0 < not_first.sum() < 12
     assert torch.autograd.gradcheck(lambda *x: script.LSTMRecurrence.apply(*x, not_first), inputs)
 
 
 def test_nothing_passes_a_reset(agent, batch):
-    """Poison everything before a done: the outputs from it on do not move, nor does anything before get a gradient."""
+    """Poison everything before a done: the outputs from it on do not move, and nothing before gets a gradient."""
     obs, _, state = batch
     dones = torch.zeros(T, N)
     dones[7] = 1
@@ -139,10 +110,9 @@ def test_no_crosstalk_between_environments(script, agent, batch):
 
 
 def test_memoryless_forgets_at_every_step(agent, batch):
+    forgetting = read(agent, batch[0], torch.ones(T, N), batch[2])
     agent.memoryless = True
-    hidden = read(agent, batch[0], torch.zeros(T, N), batch[2])
-    agent.memoryless = False
-    torch.testing.assert_close(hidden, read(agent, batch[0], torch.ones(T, N), batch[2]))
+    torch.testing.assert_close(read(agent, batch[0], torch.zeros(T, N), batch[2]), forgetting)
 
 
 def test_encoding_each_distinct_observation_once_changes_nothing(script, agent, small):
@@ -160,31 +130,17 @@ def test_encoding_each_distinct_observation_once_changes_nothing(script, agent, 
 
 
 @pytest.mark.parametrize("x", [
-    torch.randint(0, 2, (600, 3), dtype=torch.uint8), torch.randint(0, 256, (600, 28), dtype=torch.uint8),
-    torch.randn(600, 2), torch.tensor([[0.0], [-0.0], [math.nan], [math.inf], [0.0]]).repeat(100, 1), torch.zeros(1, 5),
-], ids=("repeated", "bytes", "floats", "odd floats", "one"))  # fmt: skip
+    torch.randint(0, 2, (600, 3), dtype=torch.uint8), torch.tensor([[0.0], [-0.0], [math.nan], [0.0]]).repeat(100, 1),
+], ids=("bytes", "floats"))  # fmt: skip
 def test_distinct_rows_are_exact(script, x):
     rows, index = script.distinct(x)
     assert rows[index].numpy().tobytes() == x.numpy().tobytes() and rows.dtype == x.dtype
     assert len(rows) == len({row.numpy().tobytes() for row in x})
 
 
-def test_draws_are_as_frequent_as_their_probabilities(script):
-    """Also from a generator of one's own, which leaves torch's alone."""
-    probs = torch.tensor([0.0, 0.5, 0.3, 0.2])
-    for generator in (None, torch.Generator().manual_seed(1)):
-        torch.manual_seed(2)
-        drawn = script.sample(probs.expand(50, 1000, 4), generator)
-        frequency = drawn.flatten().bincount(minlength=4) / 50_000
-        assert drawn.shape == (50, 1000) and frequency[0] == 0 and (frequency - probs).abs().max() < 0.01
-    after = torch.rand(1)
-    torch.manual_seed(2)
-    assert torch.equal(after, torch.rand(1))
-
-
-@pytest.mark.parametrize("eps", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("eps", [0.0, 0.5, 1.0])
 def test_random_moves_are_in_the_policy(agent, batch, eps):
-    """Frequencies equal exp(logprob), entropy is that of the mixture; eps = 1 is uniform, teaches the actor nothing."""
+    """Frequencies equal exp(logprob), entropy is the mixture's; eps = 1 is uniform and teaches the actor nothing."""
     agent.rand_move_eps = eps
     x = batch[0][0, :1]
     logits = agent.actor(agent.get_states(x, agent.initial_state(1), torch.ones(1))[0])[0]
@@ -204,12 +160,8 @@ def test_random_moves_are_in_the_policy(agent, batch, eps):
 
 
 def test_initial_weights(script, small):
-    args = small(encoder_size=0)
-    envs = script.make_envs(args, args.env_id, 1, "cpu")
-    agent = script.Agent(envs.single_observation_space, int(envs.single_action_space.n), args)
-    recurrent = agent.lstm.weight_hh_l0
-    torch.testing.assert_close(recurrent.T @ recurrent, torch.eye(args.hidden_size), rtol=0, atol=1e-5)
-    bias = (agent.lstm.bias_ih_l0 + agent.lstm.bias_hh_l0).view(4, -1)  # input, forget, cell, output
-    assert torch.equal(bias, torch.tensor([0.0, 1.0, 0.0, 0.0])[:, None].expand_as(bias))
-    assert isinstance(agent.lstm, torch.nn.LSTM)
-    assert all(s.shape == (1, 3, args.hidden_size) and not s.any() for s in agent.initial_state(3))
+    agent = new_agent(script, small(encoder_size=0))
+    recurrent, biases = agent.lstm.weight_hh_l0, agent.lstm.bias_ih_l0 + agent.lstm.bias_hh_l0
+    torch.testing.assert_close(recurrent.T @ recurrent, torch.eye(8), rtol=0, atol=1e-5)
+    assert biases.view(4, -1).unique(dim=1).tolist() == [[0], [1], [0], [0]]  # input, forget, cell, output
+    assert isinstance(agent.lstm, torch.nn.LSTM) and not torch.stack(agent.initial_state(3)).any()

@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, command, one, results_of, same, saved, spy, started, tiny
 
 import envs as task_envs
 import ppo_lstm_cartpole_novel
 import ppo_lstm_minigrid
+from conftest import ROOT, command, one, results_of, same, saved, spy, started, tiny
 
 slow = pytest.mark.slow
 MOMENTS = int(os.environ.get("MOMENTS", "3"))  # how often each script is killed; MOMENTS=20 once in a while
