@@ -1,5 +1,7 @@
 """The batched environments are the real ones."""
 
+import functools
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -23,14 +25,13 @@ every_batched = pytest.mark.parametrize(("env_id", "kwargs"), BATCHED)
 def test_ids_and_what_they_make():
     assert all(gym.registry[env_id].vector_entry_point is envs.MemoryVectorEnv for env_id in MEMORY + LONG)
     assert all(gym.registry[env_id].vector_entry_point is envs.MazeVectorEnv for env_id in MAZES)
-    assert "CartPoleNoVel-v1" not in gym.registry  # gymnasium would call v0 out of date
     for kwargs, steps in (({}, 256), ({"max_steps": 99}, 99)):
         assert gym.make("MiniGrid-CustomMaze-S13-v0", **kwargs).unwrapped.max_steps == steps
         assert gym.make_vec("MiniGrid-CustomMaze-S13-v0", 2, **kwargs).max_steps == steps
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("env_id", ["CartPoleNoVel-v0", *(MAZES[n] for n in (0, 19, 20, -1)), LONG[0]])
+@pytest.mark.parametrize("env_id", ["CartPoleNoVel-v0", MAZES[0], MAZES[-1], LONG[0]])
 def test_gymnasiums_checker(env_id):
     check_env(gym.make(env_id, render_mode="rgb_array").unwrapped)
 
@@ -54,7 +55,7 @@ def layout_of(env):
 
 
 def real_layouts(env_id, view, wanted):
-    """Real environments, one for every layout that resets with ordinary seeds show, by what tells layouts apart."""
+    """A real environment of every layout, by what tells layouts apart."""
     layouts = {}
     for seed in range(5000):
         env = envs.make_single(env_id, view)
@@ -62,7 +63,7 @@ def real_layouts(env_id, view, wanted):
         layouts.setdefault(layout_of(env), env)
         if len(layouts) == wanted:
             return layouts
-    raise AssertionError(f"only {len(layouts)} of {wanted} layouts")
+    pytest.fail(f"only {len(layouts)} of {wanted} layouts")
 
 
 @pytest.mark.parametrize("view", [0, 3, 7])
@@ -87,8 +88,7 @@ def test_every_state_and_action_of_memory_is_as_in_minigrid(env_id, view):
         final_obs = infos["final_obs"].numpy()
         assert torch.equal(infos["_final_obs"], terminated | truncated)
         for i in range(len(state)):
-            env = layouts[key[i]]
-            real = env.unwrapped
+            env, real = layouts[key[i]], layouts[key[i]].unwrapped
             real.agent_pos = (columns["x"][i], columns["y"][i])
             real.agent_dir, real.step_count = columns["direction"][i], count - 1
             expected = env.step(int(action[i]))
@@ -162,13 +162,10 @@ def test_each_maze_is_a_spanning_tree(size, width):
 
 
 def test_mazes_are_as_frequent_as_kruskals():
-    """Four rooms have four trees, equally likely. Of nine, shuffled edges open a passage to the middle in 0.617 of the
-    mazes (of trees drawn uniformly, in 0.583), one on the rim in 0.691. The agent is uniform over free cells."""
-    count, generator = 40_000, torch.Generator().manual_seed(4)
-    free = envs.kruskal_mazes(torch.full((count,), 5), 5, generator)[0] != envs.WALL
-    trees = free.flatten(1).unique(dim=0, return_counts=True)[1].numpy()
-    assert len(trees) == 4 and chi_square(trees, np.full(4, count / 4)) < 5
-    cells, x, y = envs.kruskal_mazes(torch.full((count,), 7), 7, generator)
+    """Of nine rooms, shuffled edges open a passage to the middle in 0.617 of the mazes, one on the rim in 0.691. Of
+    trees drawn uniformly it would be 0.583. The agent is uniform over free cells."""
+    count = 40_000
+    cells, x, y = envs.kruskal_mazes(torch.full((count,), 7), 7, torch.Generator().manual_seed(4))
     share = (cells != envs.WALL).double().mean(0)
     middle, rim = [(2, 3), (3, 2), (3, 4), (4, 3)], [(1, 2), (2, 1), (5, 2), (2, 5), (4, 5), (5, 4), (1, 4), (4, 1)]
     assert [share[cell].item() for cell in middle] == pytest.approx([0.6174] * 4, abs=0.008)
@@ -183,15 +180,12 @@ def test_random_sizes_are_uniform_and_drawn_after_seeding():
     rooms = np.sqrt(((vec.cells != envs.WALL).sum((1, 2)).numpy() + 1) / 2)
     for number, share in ((2, 1 / 4), (3, 1 / 2), (4, 1 / 4)):  # of sizes 6; 7, 8; 9
         assert (rooms == number).mean() == pytest.approx(share, abs=0.05)
-    env, seen = gym.make("MiniGrid-CustomMazeRandom-S9-v0"), set()
-    for seed in range(40):
-        first, again = ((env.reset(seed=seed)[0]["image"], env.unwrapped.grid.encode()) for _ in range(2))
-        assert all(map(np.array_equal, first, again))
-        seen.add((first[1][..., 0] != envs.WALL).sum())
-    assert len(seen) == 3
+    env = gym.make("MiniGrid-CustomMazeRandom-S9-v0")
+    first, again = ([env.reset(seed=seed) and env.unwrapped.grid.encode() for seed in range(40)] for _ in range(2))
+    assert all(map(np.array_equal, first, again)) and len({(grid[..., 0] != envs.WALL).sum() for grid in first}) == 3
 
 
-@pytest.mark.parametrize("view", [3, 5, 7, 0])
+@pytest.mark.parametrize("view", [3, 7, 0])
 @pytest.mark.parametrize("env_id", ["MiniGrid-CustomMaze-S7-v0", "MiniGrid-CustomMazeRandom-S8-v0"])
 def test_batched_and_single_maze_agree(env_id, view):
     n, ended, rng = 6, 0, np.random.default_rng(0)
@@ -222,9 +216,9 @@ def test_batched_and_single_maze_agree(env_id, view):
             expected = singles[i].step(int(actions[i]))
             np.testing.assert_array_equal(infos["final_obs"][i], expected[0])
             assert (reward[i], terminated[i], truncated[i]) == (np.float32(expected[1]), *expected[2:4])
-            if terminated[i] or truncated[i]:
-                ended += 1
-            np.testing.assert_array_equal(obs[i], look_at_copy(i) if expected[2] or expected[3] else expected[0])
+            over = expected[2] or expected[3]
+            ended += over
+            np.testing.assert_array_equal(obs[i], look_at_copy(i) if over else expected[0])
     assert ended > 10
 
 
@@ -242,8 +236,8 @@ def test_batched_and_single_cartpole_agree():
             expected = single.step(actions[i])
             np.testing.assert_allclose(infos["final_obs"][i], expected[0], rtol=1e-5, atol=1e-7)
             assert (reward[i], terminated[i], truncated[i]) == (expected[1], expected[2], False)
+            ended += terminated[i]
             if terminated[i]:
-                ended += 1
                 assert np.abs(vec.state[:, i]).max() <= 0.05 and vec.steps[i] == 0
             np.testing.assert_allclose(obs[i], vec.state[::2, i], rtol=1e-6)
     assert ended > 20
@@ -282,29 +276,22 @@ def test_batched_contract(env_id, kwargs):
 
 @every_batched
 def test_batched_environments_refuse_what_gymnasium_does_not_allow(env_id, kwargs):
-    def make(**more):
-        return gym.make_vec(env_id, 3, **(kwargs | more))
-
-    vec = make()
-    calls = [(vec.reset, {"seed": seed}) for seed in (-1, 2**32, 2**40, 1.5, "one")]
-    calls += [(vec.step, {"actions": np.zeros(3, np.int64)})]  # before reset
-    for function, named in calls:
-        with pytest.raises(ValueError, match=r"\w+ \w+"):
-            function(**named)
-    outcomes = []
-    for dtype in (np.int64, np.uint8, np.int32):  # uint8 is no mask
-        vec.reset(seed=1)
-        outcomes.append([np.asarray(part).tolist() for part in vec.step(np.array([1, 0, 1], dtype))[:4]])
-    assert outcomes[0] == outcomes[1] == outcomes[2]
-    calls = [(vec.step, {"actions": np.array(actions)}) for actions in (
-        0, [0], [0, 0], [[0, 0, 0]], [0.0, 1.0, 0.0], [True, False, True], [0, -1, 0], [0, 3, 0])]  # fmt: skip
+    vec = gym.make_vec(env_id, 3, **kwargs)
+    with pytest.raises(ValueError, match="reset"):
+        vec.step(np.zeros(3, np.int64))
+    calls = [(vec.reset, {"seed": seed}) for seed in (-1, 2**32, 1.5, "one")]
+    calls += [(vec.step, {"actions": np.array(actions)}) for actions in (
+        0, [0, 0], [[0, 0, 0]], [0.0, 1.0, 0.0], [True, False, True], [0, -1, 0], [0, 3, 0])]  # fmt: skip
     if "Memory" in env_id:
-        calls += [(vec.reset, {"options": {"start": start}}) for start in ([0], 0, [0, 1, 10_000], [0, -1, 0])]
+        calls += [(vec.reset, {"options": {"start": start}}) for start in ([0], [0, 1, 10_000], [0, -1, 0])]
     if "MiniGrid" in env_id:
-        calls += [(make, bad) for bad in ({"max_steps": 0}, {"max_steps": 2.5}, {"render_mode": "rgb_array"},
-                                          {"agent_view_size": 4})]  # fmt: skip
+        make = functools.partial(gym.make_vec, env_id, 3)
+        calls += [(make, bad) for bad in ({"max_steps": 0}, {"render_mode": "rgb_array"}, {"agent_view_size": 4})]
+    outcomes = []
+    for dtype in (np.int64, np.uint8):  # uint8 is no mask
         vec.reset(seed=2**32 - 1)
-        assert vec.np_random_seed == 2**32 - 1
+        outcomes.append([np.asarray(part).tolist() for part in vec.step(np.array([1, 0, 1], dtype))[:4]])
+    assert outcomes[0] == outcomes[1]
     for function, named in calls:
         with pytest.raises(ValueError, match=r"\w+ \w+"):
             function(**named)
@@ -312,31 +299,27 @@ def test_batched_environments_refuse_what_gymnasium_does_not_allow(env_id, kwarg
 
 def test_seeds_share_no_stream():
     """Distinct in a run, training and evaluation apart, and all within the 32 bits that generators read."""
-    for key in ((), (3,)):
-        flat = [seed for run in range(50) for seed in envs.spawn_seeds(run, 64, *key)]
-        assert len(set(flat)) == len(flat) and min(flat) >= 0 and max(flat) < 2**31 == envs.EVAL_SEED
-    assert all(len(set(envs.spawn_seeds(seed, 512))) == 512 for seed in (36, 14375, 53572))
+    flat = [seed for run in range(50) for seed in envs.spawn_seeds(run, 64)]
+    assert len(set(flat)) == len(flat) and min(flat) >= 0 and max(flat) < 2**31 == envs.EVAL_SEED
+    assert all(len(set(envs.spawn_seeds(seed, 512))) == 512 for seed in (36, 14375, 53572))  # in which draws collide
     assert envs.spawn_seeds(5, 4) == envs.spawn_seeds(5, 4) != envs.spawn_seeds(5, 4, 0)
     evaluation = envs.spawn_seeds(5, 1000, evaluation=True)
     assert min(evaluation) >= 2**31 and max(evaluation) < 2**32 and len(set(evaluation)) == 1000
     first = [gym.make_vec("MiniGrid-CustomMaze-S13-v0", 8).reset(seed=seed)[0] for seed in (0, 2**31, 2**32 - 1)]
     assert not any(map(torch.equal, first, first[1:]))
-    vec = envs.make_batched("MiniGrid-ObstructedMaze-1Dlh-v0", 8, "cpu", 3)
-    grids = []
-    for _ in range(2):
-        vec.reset(seed=1)
-        grids.append([env.unwrapped.grid.encode().tobytes() for env in vec.env.envs])
-    assert grids[0] == grids[1] and len(set(grids[0])) == 8
+    single = envs.make_batched("MiniGrid-ObstructedMaze-1Dlh-v0", 8, "cpu", 3)
+    first = single.reset(seed=1)[0]
+    grids = [env.unwrapped.grid.encode().tobytes() for env in single.env.envs]
+    assert torch.equal(first, single.reset(seed=1)[0]) and len(set(grids)) == 8
 
 
 def test_gymnasiums_vector_wrappers_work_behind_array_conversion():
     pytest.importorskip("array_api_compat")
     from gymnasium.wrappers.vector import ArrayConversion, NormalizeReward, RecordEpisodeStatistics
 
-    vec = gym.make_vec("MiniGrid-MemoryS7-v0", 16, agent_view_size=3)
+    vec, episodes = gym.make_vec("MiniGrid-MemoryS7-v0", 16, agent_view_size=3), []
     vec = NormalizeReward(RecordEpisodeStatistics(ArrayConversion(vec, env_xp=torch, target_xp=np)))
     vec.reset(seed=1)
-    episodes = []
     for _ in range(300):
         obs, reward, *_, infos = vec.step(vec.action_space.sample())
         episodes += infos["episode"]["r"][infos["_episode"]].tolist() if "episode" in infos else []
