@@ -15,6 +15,7 @@ import pytest
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads that spin are ten times slower on a busy machine
+import gymnasium as gym
 import torch
 
 torch.set_num_threads(2)
@@ -31,9 +32,8 @@ SMALL = {"num_envs": 4, "num_steps": 16, "seq_len": 8, "num_minibatches": 2, "up
          "total_timesteps": 256, "eval_every": 0, "eval_episodes": 4, "num_threads": 1}  # fmt: skip
 probes.register()
 
-# for tests of what is the same in both scripts
-once_is_enough = ["minigrid", pytest.param("cartpole", marks=pytest.mark.slow)]
-cartpole_slowly = pytest.mark.parametrize("script", once_is_enough, indirect=True)
+slow = pytest.mark.slow
+cartpole_slowly = pytest.mark.parametrize("script", ["minigrid", pytest.param("cartpole", marks=slow)], indirect=True)
 
 
 def pytest_configure(config):
@@ -60,6 +60,13 @@ def small(script):
     return lambda **overrides: script.Args(**{**env_id, **SMALL, "cuda": False, **overrides})
 
 
+@pytest.fixture
+def exact(script, small):
+    """For tests of what only batched environments can."""
+    if not isinstance(gym.registry[small().env_id].vector_entry_point, type):
+        pytest.skip("its environments cannot be saved")
+
+
 def tiny(script, *flags):
     """The same as flags; later ones win."""
     env_id = ["--env-id", "MiniGrid-MemoryS7-v0"] if script is ppo_lstm_minigrid else []
@@ -70,10 +77,10 @@ def tiny(script, *flags):
 def in_tmp(tmp_path, monkeypatch):
     """Runs write to ./runs: let that be a temporary folder. Signal handlers and torch's settings are put back."""
     monkeypatch.chdir(tmp_path)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    handlers = [signal.getsignal(number) for number in numbers]
     yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    list(map(signal.signal, numbers, handlers))
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(2)
 
@@ -134,9 +141,9 @@ def results_of(run_dir):
 def saved(run_dir):
     """All that a run leaves, times aside: checkpoints, events, results."""
     files = {path.name: torch.load(path, weights_only=True) for path in Path(run_dir).glob("*.pt")}
-    names = ("agent", "optimizer", "ranks", "global_step", "script")
-    files = {name: {key: checkpoint[key] for key in names} for name, checkpoint in files.items()}
-    events = {tag: points for tag, points in scalars(run_dir).items() if tag != "charts/SPS"}
-    for tag in (tag for tag in events if tag.startswith("eval")):  # a run killed before its results evaluates again
-        events[tag] = sorted(set(events[tag]))
+    for checkpoint in files.values():
+        del checkpoint["train_seconds"], checkpoint["args"]
+    # a run killed before its results evaluates again
+    events = {tag: sorted(set(x)) if tag.startswith("eval") else x for tag, x in scalars(run_dir).items()}
+    del events["charts/SPS"]
     return files, events, {name: results_of(run_dir)[name] for name in ("eval", "global_step", "seed", "env_id")}

