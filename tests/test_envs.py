@@ -1,7 +1,5 @@
 """The batched environments are the real ones."""
 
-import functools
-
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -97,10 +95,10 @@ def test_every_state_and_action_of_memory_is_as_in_minigrid(env_id, view):
             assert moved[i] == [*map(int, real.agent_pos), real.agent_dir]
 
 
-def chi_square(counts, expected):
+def chi_square(counts, probs):
     """How many standard deviations Pearson's statistic lies above its mean."""
-    statistic, freedom = ((counts - expected) ** 2 / expected).sum(), len(counts) - 1
-    return (statistic - freedom) / np.sqrt(2 * freedom)
+    expected, freedom = probs * counts.sum(), len(counts) - 1
+    return (((counts - expected) ** 2 / expected).sum() - freedom) / np.sqrt(2 * freedom)
 
 
 @pytest.mark.parametrize("env_id", ["MiniGrid-MemoryS7-v0", "MiniGrid-MemoryS13Random-v0"])
@@ -110,16 +108,15 @@ def test_memory_starts_as_often_as_in_minigrid(env_id):
     names = ("cue", "success_x", "success_y", "x", "y", "direction")
     starts = list(zip(*(vec.table.variables[name][vec.table.starts].tolist() for name in names), strict=True))
     probs = vec.table.start_probs.numpy()
-    assert len(set(starts)) == len(starts) and probs.sum() == pytest.approx(1)
     batched = (vec.state[:, None] == vec.table.starts).sum(0).numpy()
-    assert batched.sum() == 20_000 and chi_square(batched, 20_000 * probs) < 5
+    assert batched.sum() == 20_000 and chi_square(batched, probs) < 5
     env, real = gym.make(env_id).unwrapped, np.zeros(len(starts))
     env.gen_obs = lambda: None
     env.reset(seed=0)
     for _ in range(5000):
         env.reset()
         real[starts.index((*layout_of(env), *map(int, env.agent_pos), env.agent_dir))] += 1
-    assert chi_square(real, real.sum() * probs) < 5
+    assert real.sum() == 5000 and chi_square(real, probs) < 5
 
 
 def test_evaluation_starts_are_all_starts_of_memory_and_anything_elsewhere():
@@ -127,36 +124,25 @@ def test_evaluation_starts_are_all_starts_of_memory_and_anything_elsewhere():
     vec = gym.make_vec("MiniGrid-MemoryS13-v0", len(weights), agent_view_size=3)
     vec.reset(options=options)
     assert exact and len(weights) == 40 == len(vec.state.unique()) and weights.sum().item() == pytest.approx(1)
-    repeated, options, _ = envs.evaluation_starts("MiniGrid-MemoryS13-v0", 100, once=False)
-    assert len(repeated) == 120 == len(options["start"]) and repeated.sum().item() == pytest.approx(1)
     weights, options, exact = envs.evaluation_starts("MiniGrid-CustomMaze-S13-v0", 100, once=True)
     assert torch.equal(weights, torch.full((100,), 0.01, dtype=torch.float64)) and options is None and not exact
 
 
 # ---- mazes
-def is_spanning_tree(free):
-    """Free cells (S, S) bool: connected, and with one passage fewer than cells."""
-    cells = set(map(tuple, np.argwhere(free)))
-    passages = sum((x + dx, y + dy) in cells for x, y in cells for dx, dy in ((1, 0), (0, 1)))
-    seen, frontier = set(), [next(iter(cells))]
-    while frontier:
-        x, y = frontier.pop()
-        if (x, y) in cells and (x, y) not in seen:
-            seen.add((x, y))
-            frontier += [(x + 1, y), (x - 1, y), (x, y + 1), (x, y - 1)]
-    return seen == cells and passages == len(cells) - 1
-
-
-@pytest.mark.parametrize(("size", "width"), [(5, 5), (6, 6), (7, 7), (13, 13), (14, 14), (10, 15), (24, 24)])
+@pytest.mark.parametrize(("size", "width"), [(5, 5), (6, 6), (13, 13), (10, 15), (24, 24)])
 def test_each_maze_is_a_spanning_tree(size, width):
+    """All free cells are connected, with one passage fewer than cells."""
     count, rooms = 1000 if size < 20 else 200, (size - 1) // 2
     cells, x, y = envs.kruskal_mazes(torch.full((count,), size), width, torch.Generator().manual_seed(1))
-    free = (cells != envs.WALL).numpy()
-    inside = np.zeros((width, width), bool)
-    inside[1 : 2 * rooms, 1 : 2 * rooms] = True
-    assert (free.sum((1, 2)) == 2 * rooms**2 - 1).all() and not free[:, ~inside].any()
-    assert all(map(is_spanning_tree, free))
-    assert (cells[torch.arange(count), x, y] == envs.EMPTY).all()  # free, and not the goal
+    free, reached = (cells != envs.WALL).numpy(), np.zeros((count, width, width), bool)
+    assert (free.sum((1, 2)) == 2 * rooms**2 - 1).all() and free[:, 1 : 2 * rooms, 1 : 2 * rooms].sum() == free.sum()
+    assert ((free[:, 1:] & free[:, :-1]).sum((1, 2)) + (free[:, :, 1:] & free[:, :, :-1]).sum((1, 2))
+            == free.sum((1, 2)) - 1).all()  # fmt: skip
+    reached[:, 1, 1] = True
+    for _ in range(width**2):
+        for shift, axis in ((1, 1), (-1, 1), (1, 2), (-1, 2)):
+            reached |= np.roll(reached, shift, axis) & free
+    assert (reached == free).all() and (cells[torch.arange(count), x, y] == envs.EMPTY).all()
     assert ((cells == envs.GOAL).sum((1, 2)) == 1).all()
     assert len({one.tobytes() for one in free}) > (3 if rooms == 2 else count // 10)
 
@@ -279,19 +265,11 @@ def test_batched_environments_refuse_what_gymnasium_does_not_allow(env_id, kwarg
     vec = gym.make_vec(env_id, 3, **kwargs)
     with pytest.raises(ValueError, match="reset"):
         vec.step(np.zeros(3, np.int64))
-    calls = [(vec.reset, {"seed": seed}) for seed in (-1, 2**32, 1.5, "one")]
-    calls += [(vec.step, {"actions": np.array(actions)}) for actions in (
-        0, [0, 0], [[0, 0, 0]], [0.0, 1.0, 0.0], [True, False, True], [0, -1, 0], [0, 3, 0])]  # fmt: skip
-    if "Memory" in env_id:
-        calls += [(vec.reset, {"options": {"start": start}}) for start in ([0], [0, 1, 10_000], [0, -1, 0])]
-    if "MiniGrid" in env_id:
-        make = functools.partial(gym.make_vec, env_id, 3)
-        calls += [(make, bad) for bad in ({"max_steps": 0}, {"render_mode": "rgb_array"}, {"agent_view_size": 4})]
-    outcomes = []
-    for dtype in (np.int64, np.uint8):  # uint8 is no mask
-        vec.reset(seed=2**32 - 1)
-        outcomes.append([np.asarray(part).tolist() for part in vec.step(np.array([1, 0, 1], dtype))[:4]])
-    assert outcomes[0] == outcomes[1]
+    vec.reset()
+    calls = [(vec.reset, {"seed": seed}) for seed in (-1, 2**32)]
+    bad = ([0, 0], [0.0, 1.0, 0.0], [0, -1, 0], [0, 3, 0])
+    calls += [(vec.step, {"actions": np.array(actions)}) for actions in bad]
+    calls += [(vec.reset, {"options": {"start": [0, 1, 10_000]}})] if "Memory" in env_id else []
     for function, named in calls:
         with pytest.raises(ValueError, match=r"\w+ \w+"):
             function(**named)
@@ -330,7 +308,6 @@ def test_gymnasiums_vector_wrappers_work_behind_array_conversion():
 def test_adapter_gives_dense_final_observations_and_wants_same_step_resets():
     vec = envs.make_batched("MiniGrid-ObstructedMaze-1Dl-v0", 3, "cpu", 3)
     before, _ = vec.reset(seed=1)
-    assert before.dtype == torch.uint8 and before.shape == (3, 28) and int(vec.single_action_space.n) == 7
     for env in vec.env.envs[::2]:
         env.unwrapped.step_count = env.unwrapped.max_steps - 1
     obs, reward, terminated, truncated, infos = vec.step(torch.tensor([0, 0, 0]))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import ppo_lstm_minigrid
-from conftest import ROOT, cartpole_slowly, one, results_of, same, saved, scalars, slow, started, tiny
+from conftest import ROOT, one, results_of, same, saved, scalars, slow, started, tiny
 
 
 def torchrun(file, *flags, number=2, restarts=0):
@@ -28,28 +28,17 @@ def run(*inputs, **named):
     return done.returncode, done.stdout, done.stderr
 
 
-@cartpole_slowly
 @slow
-def test_ranks_take_the_steps_of_one_process_that_sees_all_and_one_of_them_writes(script):
-    flags = tiny(script, "--target-kl", 1e-5, "--learning-rate", 0.02, "--eval-every", 2, "--max-grad-norm", 1e6)
+def test_ranks_average_all_they_exchange_and_one_of_them_writes(script):
+    """Gradients, the moments of advantages, KL divergences, metrics."""
+    flags = tiny(script, "--target-kl", 1e-5, "--learning-rate", 0.02, "--eval-every", 2)
     code, _, err = run("tests/ranks.py", "none", script.__name__, *flags)
     assert code == 0, err
     run_dir, ranks = one("runs/*"), [torch.load(f"rank{rank}.pt") for rank in range(2)]
-    assert 4 <= len(ranks[0]) == len(ranks[1]) < 16  # the target KL ended some updates
-    agent, args = script.load_agent(f"{run_dir}/agent.pt")
-    for k, (first, second) in enumerate(zip(*ranks, strict=True)):
-        assert same(first[1:], second[1:])
-        if k:  # the agent has the weights before this step: read both minibatches, (T * M) as (T, M) side by side
-            (obs, (h, c), dones, actions, rollout), (obs_, (h_, c_), dones_, actions_, rollout_) = first[0], second[0]
-            pairs = zip((obs, dones, actions, *rollout), (obs_, dones_, actions_, *rollout_), strict=True)
-            both = (torch.cat((a.unflatten(0, (8, -1)), b.unflatten(0, (8, -1))), 1).flatten(0, 1) for a, b in pairs)
-            obs, dones, actions, *rollout = both
-            state = torch.cat((h, h_), 1), torch.cat((c, c_), 1)
-            agent.zero_grad()
-            script.ppo_loss(*agent.get_action_and_value(obs, state, dones, actions)[1:4], *rollout, args)[0].backward()
-            torch.testing.assert_close([p.grad for p in agent.parameters()], first[1], rtol=1e-4, atol=1e-6)
-        for parameter, weights in zip(agent.parameters(), first[2], strict=True):
-            parameter.data.copy_(weights)
+    assert any(len(before) > 5 and not same(before, other) for (before, _), (other, _) in zip(*ranks, strict=True))
+    for (a, mean), (b, other) in zip(*ranks, strict=True):
+        assert same(mean, other)
+        torch.testing.assert_close([(x + y) / 2 for x, y in zip(a, b, strict=True)], mean)
     a, b = script.load_checkpoint(f"{run_dir}/agent.pt")["ranks"]
     assert results_of(run_dir)["global_step"] == 256 and not same(a["envs"], b["envs"]) and not same(a["rng"], b["rng"])
     assert [step for step, _ in scalars(run_dir)["charts/SPS"]] == [64, 128, 192, 256]
@@ -95,7 +84,6 @@ def test_restarted_by_torchrun_a_job_resumes_in_its_folder():
 @slow
 @pytest.mark.parametrize("to", ["torchrun", "all at once"])
 def test_a_signal_stops_all_ranks_after_the_same_iteration(to):
-    """All at once is what a scheduler does: the ranks get it, and again from torchrun."""
     flags = tiny(ppo_lstm_minigrid, "--total-timesteps", 10**7)
     process = started(torchrun("ppo_lstm_minigrid.py", *flags))
     time.sleep(1)

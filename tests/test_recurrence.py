@@ -8,15 +8,12 @@ import torch
 T, N = 12, 5
 
 
-def new_agent(script, args):
-    envs = script.make_envs(args, args.env_id, 1, "cpu")
-    return script.Agent(envs.single_observation_space, int(envs.single_action_space.n), args)
-
-
 @pytest.fixture
 def agent(script, small):
     torch.manual_seed(0)
-    agent = new_agent(script, small(rand_move_eps=0.1, encoder_size=6, hidden_layer_size=7))
+    args = small(rand_move_eps=0.1, encoder_size=6, hidden_layer_size=7)
+    envs = script.make_envs(args, args.env_id, 1, "cpu")
+    agent = script.Agent(envs.single_observation_space, int(envs.single_action_space.n), args)
     for parameter in agent.parameters():  # larger weights than the initial ones: every mistake shows
         parameter.data += 0.3 * torch.randn_like(parameter)
     return agent
@@ -129,15 +126,6 @@ def test_encoding_each_distinct_observation_once_changes_nothing(script, agent, 
         torch.testing.assert_close(*results, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("x", [
-    torch.randint(0, 2, (600, 3), dtype=torch.uint8), torch.tensor([[0.0], [-0.0], [math.nan], [0.0]]).repeat(100, 1),
-], ids=("bytes", "floats"))  # fmt: skip
-def test_distinct_rows_are_exact(script, x):
-    rows, index = script.distinct(x)
-    assert rows[index].numpy().tobytes() == x.numpy().tobytes() and rows.dtype == x.dtype
-    assert len(rows) == len({row.numpy().tobytes() for row in x})
-
-
 @pytest.mark.parametrize("eps", [0.0, 0.5, 1.0])
 def test_random_moves_are_in_the_policy(agent, batch, eps):
     """Frequencies equal exp(logprob), entropy is the mixture's; eps = 1 is uniform and teaches the actor nothing."""
@@ -157,11 +145,3 @@ def test_random_moves_are_in_the_policy(agent, batch, eps):
         agent.zero_grad()
         (logprob * torch.randn(many)).sum().backward()
         assert all(p.grad is None or (p.grad == 0).all() for p in agent.actor.parameters())
-
-
-def test_initial_weights(script, small):
-    agent = new_agent(script, small(encoder_size=0))
-    recurrent, biases = agent.lstm.weight_hh_l0, agent.lstm.bias_ih_l0 + agent.lstm.bias_hh_l0
-    torch.testing.assert_close(recurrent.T @ recurrent, torch.eye(8), rtol=0, atol=1e-5)
-    assert biases.view(4, -1).unique(dim=1).tolist() == [[0], [1], [0], [0]]  # input, forget, cell, output
-    assert isinstance(agent.lstm, torch.nn.LSTM) and not torch.stack(agent.initial_state(3)).any()
