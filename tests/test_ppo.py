@@ -3,7 +3,6 @@
 import functools
 import itertools
 import math
-import types
 
 import gymnasium as gym
 import numpy as np
@@ -14,7 +13,7 @@ from gymnasium import spaces
 
 import envs as task_envs
 import ppo_lstm_cartpole_novel
-from conftest import cartpole_slowly, same, spy
+from conftest import same, spy
 
 T, N = 9, 4
 NO_RESULTS = {"argmax": {}, "sampled": {}}
@@ -94,17 +93,13 @@ class Numbered(probes.Probe):
         return False, False
 
 
-@pytest.fixture
-def numbered(script, monkeypatch):
-    dtype = np.uint8 if "minigrid" in script.__file__ else np.float32
-    four = [functools.partial(Numbered, n, dtype) for n in range(4)]
-    make = functools.partial(gym.vector.SyncVectorEnv, four, autoreset_mode="SameStep")
-    monkeypatch.setattr(script, "make_envs", lambda *_: task_envs.TensorVectorEnv(make(), "cpu"))
-
-
-def test_minibatches_are_consecutive_steps_of_one_environment(script, small, monkeypatch, numbered):
+def test_minibatches_are_consecutive_steps_of_one_environment(script, small, monkeypatch):
     """Observations say where they are from; every step is used once an epoch, with its own advantage."""
     seen, rollout, real = [], [], script.Agent.get_action_and_value
+    dtype = np.uint8 if "minigrid" in script.__file__ else np.float32
+    four = [functools.partial(Numbered, n, dtype) for n in range(4)]
+    vec = task_envs.TensorVectorEnv(gym.vector.SyncVectorEnv(four, autoreset_mode="SameStep"), "cpu")
+    monkeypatch.setattr(script, "make_envs", lambda *_: vec)
 
     def note(self, x, state, done, action=None, index=None):
         cells = (x if index is None else x[index]).long().view(8, -1, 4)  # (L, M, D)
@@ -126,13 +121,6 @@ def test_minibatches_are_consecutive_steps_of_one_environment(script, small, mon
             assert k >= 8 or torch.equal((h == 0).all(1), t[0] == 0)  # only the run's first states are zero
             places += zip(t.flatten().tolist(), n.flatten().tolist(), strict=True)
         assert sorted(places) == list(itertools.product(range(16), range(4)))
-
-
-@cartpole_slowly
-def test_evaluation_of_an_environment_that_never_ends_ends(script, small, numbered):
-    agent = types.SimpleNamespace(initial_state=lambda n: None, act=lambda *_: (torch.zeros(4).long(), None))
-    result = script.evaluate(agent, small(), "CartPole-v1", "cpu")["argmax"]
-    assert result["episodic_length"] == result["episodic_return"] == 10_000
 
 
 def final_rollout(monkeypatch, env_id, **overrides):
