@@ -1,4 +1,4 @@
-"""gae, ppo_loss, and what `train` makes of them: compared with slow, obvious counterparts, or with hand numbers."""
+"""gae, ppo_loss, and what `train` makes of them, compared with slow, obvious counterparts."""
 
 import functools
 import itertools
