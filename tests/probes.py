@@ -98,11 +98,11 @@ PROBES = {
 
 def register():
     for name, (base, members) in PROBES.items():
-        threshold = 7.0 if base is Unusual else None
-        gym.register(f"My/{name}-v0", type(name, (base,), members), reward_threshold=threshold, disable_env_checker=True)
+        options = {"reward_threshold": 7.0 if base is Unusual else None, "disable_env_checker": True}
+        gym.register(f"My/{name}-v0", type(name, (base,), members), **options)
 
 
 def arguments(script, **overrides):
     small = {"num_steps": 16, "seq_len": 8, "update_epochs": 4, "hidden_size": 16, "encoder_size": 16, "gamma": 0.9,
-             "learning_rate": 5e-3, "reward_scale": 1.0, "ent_coef": 0.01, "eval_every": 0, "eval_episodes": 20}  # fmt: skip
-    return script.Args(**{**small, "cuda": False, **overrides})
+             "learning_rate": 5e-3, "reward_scale": 1.0, "ent_coef": 0.01, "eval_every": 0}  # fmt: skip
+    return script.Args(**{**small, "eval_episodes": 20, "cuda": False, **overrides})

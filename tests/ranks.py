@@ -1,7 +1,7 @@
 """One of the processes that torchrun starts for test_ranks.py: `ranks.py FAULT SCRIPT FLAGS...` runs the script, and
 leaves `rank{n}.pt`: what each call of all_mean was given and what it made of that.
 
-FAULT befalls rank 1 in its 21st minibatch: `raises`, `dies`, `nan`, `dies once` (not after a restart) or `none`.
+FAULT befalls rank 1 in its 21st minibatch: `raises`, `dies`, `nan` or `none`.
 """
 
 import importlib
@@ -22,7 +22,7 @@ def failing_loss(newlogprob, *inputs):
     if script.RANK == 1 and len(minibatches) == 21:
         if fault == "raises":
             raise RuntimeError("rank 1 is broken")
-        if fault == "dies" or (fault == "dies once" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"):
+        if fault == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
         newlogprob = newlogprob * float("nan") if fault == "nan" else newlogprob
     return ppo_loss(newlogprob, *inputs)

@@ -57,7 +57,6 @@ def test_a_video_writer_that_is_missing_and_an_unwritable_folder(script, capsys,
 
 @pytest.fixture
 def made(script, small):
-    """A run that can be resumed."""
     script.train(small(total_timesteps=64, anneal_lr=False), run_dir="made")
 
 

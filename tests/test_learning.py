@@ -18,10 +18,9 @@ from conftest import ROOT, results_of
 
 def trained(name, steps, **overrides):
     """-> the agent, its evaluation."""
-    env_id = f"My/{name}-v0"
-    args = probes.arguments(ppo_lstm_cartpole_novel, env_id=env_id, total_timesteps=steps, **overrides)
+    args = probes.arguments(ppo_lstm_cartpole_novel, env_id=f"My/{name}-v0", total_timesteps=steps, **overrides)
     agent, results = ppo_lstm_cartpole_novel.train(args)
-    return agent, results["eval"][env_id]
+    return agent, results["eval"][args.env_id]
 
 
 @pytest.mark.parametrize(("name", "steps", "episodes", "expected", "flags"), [

@@ -19,18 +19,13 @@ def agent(script, small):
     return agent
 
 
-def rollout(script, args, num_envs):
-    """obs (T, N, D) of a real task, dones (T, N) at random with a first observation here and there, a random state."""
-    envs = script.make_envs(args, args.env_id, num_envs, "cpu")
-    obs = [envs.reset(seed=1)[0]]
-    for _ in range(T - 1):
-        obs.append(envs.step(torch.randint(0, 2, (num_envs,)))[0])
-    return torch.stack(obs), (torch.rand(T, num_envs) < 0.3).float(), tuple(torch.randn(2, 1, num_envs, 8))
-
-
 @pytest.fixture
 def batch(script, small):
-    return rollout(script, small(), N)
+    """obs (T, N, D) of a real task, dones (T, N) at random, a random state."""
+    args = small()
+    envs = script.make_envs(args, args.env_id, N, "cpu")
+    obs = [envs.reset(seed=1)[0], *(envs.step(torch.randint(0, 2, (N,)))[0] for _ in range(T - 1))]
+    return torch.stack(obs), (torch.rand(T, N) < 0.3).float(), tuple(torch.randn(2, 1, N, 8))
 
 
 def read(agent, obs, dones, state):
@@ -79,20 +74,6 @@ def test_memoryless_forgets_at_every_step(agent, batch):
     forgetting = read(agent, batch[0], torch.ones(T, N), batch[2])
     agent.memoryless = True
     torch.testing.assert_close(read(agent, batch[0], torch.zeros(T, N), batch[2]), forgetting)
-
-
-def test_encoding_each_distinct_observation_once_changes_nothing(script, agent, small):
-    """Outputs and gradients; also where there are more rows than steps that read them."""
-    obs, dones, state = rollout(script, small(), 64)
-    for steps in (T, 2):
-        rows, index = script.distinct(obs.flatten(0, 1))
-        results = []
-        for x, *more in ((obs[:steps].flatten(0, 1),), (rows, index[: 64 * steps])):
-            _, logprob, entropy, value, (h, c) = agent.get_action_and_value(
-                x, state, dones[:steps].flatten(), torch.ones(64 * steps).long(), *more)  # fmt: skip
-            loss = (logprob + entropy).sum() + value.square().sum()
-            results.append((logprob, value, h, c, torch.autograd.grad(loss, list(agent.parameters()))))
-        torch.testing.assert_close(*results, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.5, 1.0])
