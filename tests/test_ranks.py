@@ -69,13 +69,12 @@ def test_a_rank_that_fails_ends_the_job_with_its_error(fault, message):
 
 
 @slow
-@pytest.mark.parametrize("to", ["torchrun", "all at once"])
-def test_a_signal_stops_all_ranks_after_the_same_iteration(to):
+def test_a_signal_to_all_at_once_stops_the_ranks_after_the_same_iteration():
     flags = tiny(ppo_lstm_minigrid, "--total-timesteps", 10**7)
     process = started(torchrun("ppo_lstm_minigrid.py", *flags))
     time.sleep(1)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    for pid in (*map(int, children if to == "all at once" else ()), process.pid):
+    for pid in (*map(int, children), process.pid):
         os.kill(pid, signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     checkpoint = ppo_lstm_minigrid.load_checkpoint(one("runs/*/agent.pt"))

@@ -29,12 +29,10 @@ def batch(script, small):
 
 
 def read(agent, obs, dones, state):
-    """All steps at once -> hidden (T, N, H)."""
     return agent.get_states(obs.flatten(0, 1), state, dones.flatten())[0].view(*dones.shape, -1)
 
 
 def test_batched_recurrence_equals_single_steps_and_shifted_dones_do_not(agent, batch):
-    """Outputs, last states and gradients."""
     obs, dones, state = batch
     weights, results = torch.randn(T * N, 8), []
     for seen, length in ((dones, T), (dones, 1), (dones.roll(1, 0), T)):

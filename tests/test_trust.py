@@ -19,10 +19,8 @@ from conftest import cartpole_slowly, command, one, results_of, same, saved, slo
 MOMENTS = int(os.environ.get("MOMENTS", "3"))  # how often each script is killed; MOMENTS=20 once in a while
 
 
-# ---- killed, resumed
 @slow
 def test_killed_at_any_moment_a_run_resumes_bit_for_bit(script, exact):
-    """At random moments; that a file half written or not yet renamed does no harm is tested with full disks."""
     flags = tiny(script, "--eval-every", 2, "--save-every", 1, "--target-kl", 0.02, "--rand-move-eps", 0.1,
                  "--total-timesteps", 768, "--exp-name")  # fmt: skip
     draw, begin = random.Random(0), time.time()
@@ -41,7 +39,6 @@ def test_killed_at_any_moment_a_run_resumes_bit_for_bit(script, exact):
         assert same(expected, saved(one(pattern))), moment
 
 
-# ---- signals; that what they stop resumes exactly is in test_train.py
 def test_a_signal_ends_a_long_evaluation_and_the_iterations_before_it_are_saved(script, monkeypatch):
     steps = []
 
@@ -79,7 +76,6 @@ def test_ctrl_c_in_a_terminal_reaches_every_process_and_the_logs_are_whole():
     assert ppo_lstm_minigrid.load_checkpoint(one("runs/*/agent.pt"))["global_step"] > 0
 
 
-# ---- faults
 @pytest.mark.parametrize("fault", ["NanReward", "NanObservation", "Raises"])
 def test_an_environment_that_fails_ends_the_run_and_leaves_a_whole_checkpoint(fault):
     script = ppo_lstm_cartpole_novel
@@ -112,7 +108,6 @@ def test_a_file_that_cannot_be_written_ends_the_run_and_the_old_one_stands(scrip
     assert script.main(["--resume", path]) == 0 and one("runs/*/results.json")
 
 
-# ---- logs and the console
 def test_logs_that_fail_do_not_end_the_run(script, monkeypatch):
     import tqdm
     import wandb
