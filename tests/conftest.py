@@ -115,7 +115,6 @@ def one(pattern):
 
 
 def same(a, b):
-    """Equal bit for bit, through dicts and lists."""
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, (list, tuple)):

@@ -131,7 +131,6 @@ def final_rollout(monkeypatch, env_id, **overrides):
 
 
 def test_states_are_handed_over_and_done_is_one_exactly_at_first_observations(monkeypatch):
-    """The counter environment shows its step in the episode."""
     seen = []
 
     def note(inputs, _):

@@ -21,7 +21,6 @@ def torchrun(file, *flags, number=2):
 
 
 def run(*inputs, **named):
-    """-> exit code, stdout, stderr."""
     done = subprocess.run(torchrun(*inputs, **named), capture_output=True, text=True, timeout=150)
     return done.returncode, done.stdout, done.stderr
 

@@ -64,7 +64,6 @@ def test_written_back_propagation_is_that_of_finite_differences(script):
     torch.manual_seed(0)
     inputs = [torch.randn(s, dtype=torch.double, requires_grad=True) for s in ((4, 3, 8), (8, 2), (3, 2), (3, 2))]
     not_first = (torch.rand(4, 3, 1) > 0.3).double()
-    assert 0 < not_first.sum() < 12
     assert torch.autograd.gradcheck(lambda *x: script.LSTMRecurrence.apply(*x, not_first), inputs)
 
 
