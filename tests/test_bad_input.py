@@ -87,7 +87,7 @@ CHANGES = [  # what makes the checkpoint of another network, script or run
     lambda c: c["args"].update(hidden_size=9), lambda c: c.pop("optimizer"),
     lambda c: c["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
     lambda c: c["args"].update(num_envs=8), lambda c: c["ranks"][0].pop("rng"),
-    lambda c: c["ranks"][0]["envs"].update(dict.fromkeys(c["ranks"][0]["envs"], torch.zeros(1))),
+    lambda c: c["ranks"][0].update(envs=dict.fromkeys(c["ranks"][0]["envs"] or (), torch.zeros(1))),
 ]  # fmt: skip
 
 
