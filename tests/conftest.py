@@ -1,6 +1,7 @@
-"""Both scripts, every test: `script` is the module under test, `small` makes arguments of a run of a few iterations."""
+"""`script` is the module under test, each in turn; `small` makes arguments of a run of a few iterations."""
 
 import glob
+import importlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads that spin are ten times slower on a busy machine
+import gymnasium as gym
 import torch
 
 torch.set_num_threads(2)
@@ -30,9 +32,21 @@ SMALL = {"num_envs": 4, "num_steps": 16, "seq_len": 8, "num_minibatches": 2, "up
          "total_timesteps": 256, "eval_every": 0, "eval_episodes": 4, "num_threads": 1}  # fmt: skip
 probes.register()
 
-# for tests of what is the same in both scripts
-once_is_enough = ["minigrid", pytest.param("cartpole", marks=pytest.mark.slow)]
-cartpole_slowly = pytest.mark.parametrize("script", once_is_enough, indirect=True)
+slow = pytest.mark.slow
+cartpole_slowly = pytest.mark.parametrize("script", ["minigrid", pytest.param("cartpole", marks=slow)], indirect=True)
+
+
+def pytest_configure(config):
+    """With --script the copy takes the place of the CartPole script."""
+    if path := config.getoption("--script"):
+        sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
+        SCRIPTS["cartpole"] = importlib.import_module(Path(path).stem)
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--script"):
+        params = ((item, getattr(item, "callspec", None)) for item in items)
+        items[:] = [item for item, spec in params if spec and spec.params.get("script") == "cartpole"]
 
 
 @pytest.fixture(params=SCRIPTS)
@@ -46,34 +60,39 @@ def small(script):
     return lambda **overrides: script.Args(**{**env_id, **SMALL, "cuda": False, **overrides})
 
 
+@pytest.fixture
+def exact(script, small):
+    """For tests of what only batched environments can."""
+    if not isinstance(gym.registry[small().env_id].vector_entry_point, type):
+        pytest.skip("its environments cannot be saved")
+
+
 def tiny(script, *flags):
-    """The same as flags; later ones win."""
     env_id = ["--env-id", "MiniGrid-MemoryS7-v0"] if script is ppo_lstm_minigrid else []
     return [*env_id, *(f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()), *map(str, flags)]
 
 
 @pytest.fixture(autouse=True)
 def in_tmp(tmp_path, monkeypatch):
-    """Runs write to ./runs: let that be a temporary folder. Signal handlers and torch's settings are put back."""
+    """Runs write to ./runs. Signal handlers and torch's settings are put back."""
     monkeypatch.chdir(tmp_path)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    handlers = [signal.getsignal(number) for number in numbers]
     yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    list(map(signal.signal, numbers, handlers))
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(2)
 
 
 def command(script, *flags):
-    return [sys.executable, str(ROOT / os.path.basename(script.__file__)), *map(str, flags)]
+    return [sys.executable, script.__file__, *map(str, flags)]
 
 
 def started(command, path="runs/*/agent.pt", **kwargs):
     """The process of a command, once there is a file at `path`."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
-    end = time.time() + 60
     while not glob.glob(path):
-        assert time.time() < end and process.poll() is None, process.communicate(timeout=5)
+        assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     return process
 
@@ -91,13 +110,11 @@ def spy(monkeypatch, owner, name, after):
 
 
 def one(pattern):
-    """The one file that there is."""
     (path,) = glob.glob(pattern)
     return path
 
 
 def same(a, b):
-    """Equal bit for bit, through dicts and lists."""
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, (list, tuple)):
@@ -120,9 +137,9 @@ def results_of(run_dir):
 def saved(run_dir):
     """All that a run leaves, times aside: checkpoints, events, results."""
     files = {path.name: torch.load(path, weights_only=True) for path in Path(run_dir).glob("*.pt")}
-    names = ("agent", "optimizer", "ranks", "global_step", "script")
-    files = {name: {key: checkpoint[key] for key in names} for name, checkpoint in files.items()}
-    events = {tag: points for tag, points in scalars(run_dir).items() if tag != "charts/SPS"}
-    for tag in (tag for tag in events if tag.startswith("eval")):  # a run killed before its results evaluates again
-        events[tag] = sorted(set(events[tag]))
+    for checkpoint in files.values():
+        del checkpoint["train_seconds"], checkpoint["args"]
+    # a run killed before its results evaluates again
+    events = {tag: sorted(set(x)) if tag.startswith("eval") else x for tag, x in scalars(run_dir).items()}
+    del events["charts/SPS"]
     return files, events, {name: results_of(run_dir)[name] for name in ("eval", "global_step", "seed", "env_id")}

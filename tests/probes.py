@@ -36,10 +36,6 @@ class Probe(gym.Env):
     def ends(self):
         return self.t >= self.length, False
 
-    @property
-    def fails(self):
-        return self.steps > 200
-
 
 class Counter(Probe):
     """Shows its step, from 1; episodes are 1 to 7 steps, ended by either flag."""
@@ -56,11 +52,11 @@ class Counter(Probe):
 class Unusual(Probe):
     """What an environment of one's own may be: actions from 1, an odd dtype, a seed of 32 bits, a bound of 0."""
 
-    length, dtype, metadata = 10, np.float64, {"render_modes": ["rgb_array"]}
+    length, metadata = 10, {"render_modes": ["rgb_array"]}
 
     def __init__(self, render_mode=None):
         self.render_mode, self.action_space = render_mode, spaces.Discrete(2, start=1)
-        self.observation_space = spaces.Box(np.array([-1, -9]), np.array([0, 1e-3]), dtype=self.dtype)
+        self.observation_space = spaces.Box(np.array([-1, -9]), np.array([0, 1e-3]), dtype=np.float64)
 
     def reset(self, *, seed=None, options=None):
         np.random.RandomState(seed)
@@ -80,10 +76,6 @@ def cue(env):
     return 2 * env.secret - 1
 
 
-def last(env):
-    return env.t == env.length - 1
-
-
 PROBES = {
     "Constant": (Probe, {}),
     "ValueOfObservation": (Probe, {"see": lambda self: [cue(self)], "worth": lambda self, _: cue(self)}),
@@ -91,30 +83,26 @@ PROBES = {
     "ActionChoice": (Probe, {"worth": lambda self, action: action == 1}),
     "ActionByObservation": (Probe, {"see": lambda self: [cue(self)], "worth": lambda self, a: a == self.secret}),
     # the secret is seen first, nothing for a while, and at the end (a flag) the action must equal it
-    "Recall": (Probe, {"length": 6, "size": 2, "see": lambda self: [cue(self) * (self.t == 0), last(self)],
-                       "worth": lambda self, action: action == self.secret and last(self)}),
+    "Recall": (Probe, {"length": 6, "size": 2, "see": lambda self: [cue(self) * (self.t == 0), self.t == 5],
+                       "worth": lambda self, action: action == self.secret and self.t == 5}),
     "Counter": (Counter, {}),
     "TimeLimit": (Probe, {"ends": lambda self: (False, self.t >= 5)}),
     "BothFlags": (Probe, {"ends": lambda self: (self.t >= 5, self.t >= 5)}),
-    "NanReward": (Probe, {"worth": lambda self, _: math.nan if self.fails else 1}),
-    "NanObservation": (Probe, {"see": lambda self: [math.nan if self.fails else 0]}),
-    "Raises": (Probe, {"worth": lambda self, _: 1 // (not self.fails)}),
+    "NanReward": (Probe, {"worth": lambda self, _: math.nan if self.steps > 200 else 1}),
+    "NanObservation": (Probe, {"see": lambda self: [math.nan if self.steps > 200 else 0]}),
+    "Raises": (Probe, {"worth": lambda self, _: 1 // (self.steps <= 200)}),
     "Unusual": (Unusual, {}),
-    "Half": (Unusual, {"dtype": np.float16}),
     "NoRender": (Unusual, {"render": None}),
 }  # fmt: skip
-THRESHOLDS = {"Unusual": 7.0, "Half": 0.0}
 
 
 def register():
     for name, (base, members) in PROBES.items():
-        probe = type(name, (base,), members)
-        gym.register(f"My/{name}-v0", probe, disable_env_checker=True, reward_threshold=THRESHOLDS.get(name))
+        options = {"reward_threshold": 7.0 if base is Unusual else None, "disable_env_checker": True}
+        gym.register(f"My/{name}-v0", type(name, (base,), members), **options)
 
 
 def arguments(script, **overrides):
-    """Of small runs on probes."""
-    small = {"num_envs": 8, "num_steps": 16, "seq_len": 8, "num_minibatches": 2, "update_epochs": 4, "hidden_size": 16,
-             "encoder_size": 16, "learning_rate": 5e-3, "gamma": 0.9, "reward_scale": 1.0, "ent_coef": 0.01,
-             "eval_every": 0, "eval_episodes": 20, "num_threads": 1, "cuda": False}  # fmt: skip
-    return script.Args(**{**small, **overrides})
+    small = {"num_steps": 16, "seq_len": 8, "update_epochs": 4, "hidden_size": 16, "encoder_size": 16, "gamma": 0.9,
+             "learning_rate": 5e-3, "reward_scale": 1.0, "ent_coef": 0.01, "eval_every": 0}  # fmt: skip
+    return script.Args(**{**small, "eval_episodes": 20, "cuda": False, **overrides})

@@ -20,17 +20,13 @@ BATCHED = [("MiniGrid-MemoryS7-v0", {"agent_view_size": 3}), ("MiniGrid-MemoryS1
 every_batched = pytest.mark.parametrize(("env_id", "kwargs"), BATCHED)
 
 
-def test_ids_and_what_they_make():
+def test_all_ids_are_batched():
     assert all(gym.registry[env_id].vector_entry_point is envs.MemoryVectorEnv for env_id in MEMORY + LONG)
     assert all(gym.registry[env_id].vector_entry_point is envs.MazeVectorEnv for env_id in MAZES)
-    assert "CartPoleNoVel-v1" not in gym.registry  # gymnasium would call v0 out of date
-    for kwargs, steps in (({}, 256), ({"max_steps": 99}, 99)):
-        assert gym.make("MiniGrid-CustomMaze-S13-v0", **kwargs).unwrapped.max_steps == steps
-        assert gym.make_vec("MiniGrid-CustomMaze-S13-v0", 2, **kwargs).max_steps == steps
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("env_id", ["CartPoleNoVel-v0", *(MAZES[n] for n in (0, 19, 20, -1)), LONG[0]])
+@pytest.mark.parametrize("env_id", ["CartPoleNoVel-v0", MAZES[0], MAZES[-1], LONG[0]])
 def test_gymnasiums_checker(env_id):
     check_env(gym.make(env_id, render_mode="rgb_array").unwrapped)
 
@@ -54,7 +50,6 @@ def layout_of(env):
 
 
 def real_layouts(env_id, view, wanted):
-    """Real environments, one for every layout that resets with ordinary seeds show, by what tells layouts apart."""
     layouts = {}
     for seed in range(5000):
         env = envs.make_single(env_id, view)
@@ -62,7 +57,7 @@ def real_layouts(env_id, view, wanted):
         layouts.setdefault(layout_of(env), env)
         if len(layouts) == wanted:
             return layouts
-    raise AssertionError(f"only {len(layouts)} of {wanted} layouts")
+    pytest.fail(f"only {len(layouts)} of {wanted} layouts")
 
 
 @pytest.mark.parametrize("view", [0, 3, 7])
@@ -84,23 +79,21 @@ def test_every_state_and_action_of_memory_is_as_in_minigrid(env_id, view):
         _, reward, terminated, truncated, infos = vec.step(action)
         after = vec.table.next_state[state, action]
         moved = torch.stack([table.variables[name][after] for name in ("x", "y", "direction")], 1).tolist()
-        final_obs = infos["final_obs"].numpy()
         assert torch.equal(infos["_final_obs"], terminated | truncated)
         for i in range(len(state)):
-            env = layouts[key[i]]
-            real = env.unwrapped
+            env, real = layouts[key[i]], layouts[key[i]].unwrapped
             real.agent_pos = (columns["x"][i], columns["y"][i])
             real.agent_dir, real.step_count = columns["direction"][i], count - 1
             expected = env.step(int(action[i]))
-            np.testing.assert_array_equal(final_obs[i], expected[0])
+            np.testing.assert_array_equal(infos["final_obs"][i], expected[0])
             assert (reward[i], terminated[i], truncated[i]) == (np.float32(expected[1]), *expected[2:4])
             assert moved[i] == [*map(int, real.agent_pos), real.agent_dir]
 
 
-def chi_square(counts, expected):
+def chi_square(counts, probs):
     """How many standard deviations Pearson's statistic lies above its mean."""
-    statistic, freedom = ((counts - expected) ** 2 / expected).sum(), len(counts) - 1
-    return (statistic - freedom) / np.sqrt(2 * freedom)
+    expected, freedom = probs * counts.sum(), len(counts) - 1
+    return (((counts - expected) ** 2 / expected).sum() - freedom) / np.sqrt(2 * freedom)
 
 
 @pytest.mark.parametrize("env_id", ["MiniGrid-MemoryS7-v0", "MiniGrid-MemoryS13Random-v0"])
@@ -110,99 +103,59 @@ def test_memory_starts_as_often_as_in_minigrid(env_id):
     names = ("cue", "success_x", "success_y", "x", "y", "direction")
     starts = list(zip(*(vec.table.variables[name][vec.table.starts].tolist() for name in names), strict=True))
     probs = vec.table.start_probs.numpy()
-    assert len(set(starts)) == len(starts) and probs.sum() == pytest.approx(1)
     batched = (vec.state[:, None] == vec.table.starts).sum(0).numpy()
-    assert batched.sum() == 20_000 and chi_square(batched, 20_000 * probs) < 5
+    assert batched.sum() == 20_000 and chi_square(batched, probs) < 5
     env, real = gym.make(env_id).unwrapped, np.zeros(len(starts))
     env.gen_obs = lambda: None
     env.reset(seed=0)
     for _ in range(5000):
         env.reset()
         real[starts.index((*layout_of(env), *map(int, env.agent_pos), env.agent_dir))] += 1
-    assert chi_square(real, real.sum() * probs) < 5
-
-
-def test_evaluation_starts_are_all_starts_of_memory_and_anything_elsewhere():
-    weights, options, exact = envs.evaluation_starts("MiniGrid-MemoryS13-v0", 100, once=True)
-    vec = gym.make_vec("MiniGrid-MemoryS13-v0", len(weights), agent_view_size=3)
-    vec.reset(options=options)
-    assert exact and len(weights) == 40 == len(vec.state.unique()) and weights.sum().item() == pytest.approx(1)
-    repeated, options, _ = envs.evaluation_starts("MiniGrid-MemoryS13-v0", 100, once=False)
-    assert len(repeated) == 120 == len(options["start"]) and repeated.sum().item() == pytest.approx(1)
-    weights, options, exact = envs.evaluation_starts("MiniGrid-CustomMaze-S13-v0", 100, once=True)
-    assert torch.equal(weights, torch.full((100,), 0.01, dtype=torch.float64)) and options is None and not exact
+    assert real.sum() == 5000 and chi_square(real, probs) < 5
 
 
 # ---- mazes
-def is_spanning_tree(free):
-    """Free cells (S, S) bool: connected, and with one passage fewer than cells."""
-    cells = set(map(tuple, np.argwhere(free)))
-    passages = sum((x + dx, y + dy) in cells for x, y in cells for dx, dy in ((1, 0), (0, 1)))
-    seen, frontier = set(), [next(iter(cells))]
-    while frontier:
-        x, y = frontier.pop()
-        if (x, y) in cells and (x, y) not in seen:
-            seen.add((x, y))
-            frontier += [(x + 1, y), (x - 1, y), (x, y + 1), (x, y - 1)]
-    return seen == cells and passages == len(cells) - 1
-
-
-@pytest.mark.parametrize(("size", "width"), [(5, 5), (6, 6), (7, 7), (13, 13), (14, 14), (10, 15), (24, 24)])
+@pytest.mark.parametrize(("size", "width"), [(5, 5), (6, 6), (13, 13), (10, 15), (24, 24)])
 def test_each_maze_is_a_spanning_tree(size, width):
+    """All free cells are connected, with one passage fewer than cells."""
     count, rooms = 1000 if size < 20 else 200, (size - 1) // 2
     cells, x, y = envs.kruskal_mazes(torch.full((count,), size), width, torch.Generator().manual_seed(1))
-    free = (cells != envs.WALL).numpy()
-    inside = np.zeros((width, width), bool)
-    inside[1 : 2 * rooms, 1 : 2 * rooms] = True
-    assert (free.sum((1, 2)) == 2 * rooms**2 - 1).all() and not free[:, ~inside].any()
-    assert all(map(is_spanning_tree, free))
-    assert (cells[torch.arange(count), x, y] == envs.EMPTY).all()  # free, and not the goal
+    free, reached = (cells != envs.WALL).numpy(), np.zeros((count, width, width), bool)
+    assert (free.sum((1, 2)) == 2 * rooms**2 - 1).all() and free[:, 1 : 2 * rooms, 1 : 2 * rooms].sum() == free.sum()
+    assert ((free[:, 1:] & free[:, :-1]).sum((1, 2)) + (free[:, :, 1:] & free[:, :, :-1]).sum((1, 2))
+            == free.sum((1, 2)) - 1).all()  # fmt: skip
+    reached[:, 1, 1] = True
+    for _ in range(width**2):
+        for shift, axis in ((1, 1), (-1, 1), (1, 2), (-1, 2)):
+            reached |= np.roll(reached, shift, axis) & free
+    assert (reached == free).all() and (cells[torch.arange(count), x, y] == envs.EMPTY).all()
     assert ((cells == envs.GOAL).sum((1, 2)) == 1).all()
     assert len({one.tobytes() for one in free}) > (3 if rooms == 2 else count // 10)
 
 
 def test_mazes_are_as_frequent_as_kruskals():
-    """Four rooms have four trees, equally likely. Of nine, shuffled edges open a passage to the middle in 0.617 of the
-    mazes (of trees drawn uniformly, in 0.583), one on the rim in 0.691. The agent is uniform over free cells."""
-    count, generator = 40_000, torch.Generator().manual_seed(4)
-    free = envs.kruskal_mazes(torch.full((count,), 5), 5, generator)[0] != envs.WALL
-    trees = free.flatten(1).unique(dim=0, return_counts=True)[1].numpy()
-    assert len(trees) == 4 and chi_square(trees, np.full(4, count / 4)) < 5
-    cells, x, y = envs.kruskal_mazes(torch.full((count,), 7), 7, generator)
+    """Of nine rooms, shuffled edges open a passage to the middle in 0.617 of the mazes, one on the rim in 0.691. Of
+    trees drawn uniformly it would be 0.583. The agent is uniform over free cells."""
+    count = 40_000
+    cells, x, y = envs.kruskal_mazes(torch.full((count,), 7), 7, torch.Generator().manual_seed(4))
     share = (cells != envs.WALL).double().mean(0)
-    middle, rim = [(2, 3), (3, 2), (3, 4), (4, 3)], [(1, 2), (2, 1), (5, 2), (2, 5), (4, 5), (5, 4), (1, 4), (4, 1)]
-    assert [share[cell].item() for cell in middle] == pytest.approx([0.6174] * 4, abs=0.008)
-    assert [share[cell].item() for cell in rim] == pytest.approx([0.6913] * 8, abs=0.008)
+    middle, rim = [share[2, 3], share[3, 2], share[3, 4], share[4, 3]], [share[1, 2], share[2, 1], share[5, 2]]
+    assert middle == pytest.approx([0.6174] * 4, abs=0.008) and rim == pytest.approx([0.6913] * 3, abs=0.008)
     starts = torch.bincount(7 * x + y, minlength=49).double().view(7, 7) / count
     assert torch.allclose(starts, share / 17, atol=0.004) and starts.sum() == 1
 
 
-def test_random_sizes_are_uniform_and_drawn_after_seeding():
-    vec = gym.make_vec("MiniGrid-CustomMazeRandom-S9-v0", 2000)
-    vec.reset(seed=5)
-    rooms = np.sqrt(((vec.cells != envs.WALL).sum((1, 2)).numpy() + 1) / 2)
-    for number, share in ((2, 1 / 4), (3, 1 / 2), (4, 1 / 4)):  # of sizes 6; 7, 8; 9
-        assert (rooms == number).mean() == pytest.approx(share, abs=0.05)
-    env, seen = gym.make("MiniGrid-CustomMazeRandom-S9-v0"), set()
-    for seed in range(40):
-        first, again = ((env.reset(seed=seed)[0]["image"], env.unwrapped.grid.encode()) for _ in range(2))
-        assert all(map(np.array_equal, first, again))
-        seen.add((first[1][..., 0] != envs.WALL).sum())
-    assert len(seen) == 3
-
-
-@pytest.mark.parametrize("view", [3, 5, 7, 0])
+@pytest.mark.parametrize("view", [3, 7, 0])
 @pytest.mark.parametrize("env_id", ["MiniGrid-CustomMaze-S7-v0", "MiniGrid-CustomMazeRandom-S8-v0"])
 def test_batched_and_single_maze_agree(env_id, view):
-    n, ended, rng = 6, 0, np.random.default_rng(0)
+    n, ended = 6, 0
     vec = gym.make_vec(env_id, n, agent_view_size=view, max_steps=60)
     vec.reset(seed=3)
     singles = [envs.make_single(env_id, view) for _ in range(n)]
 
     def look_at_copy(i):
         """Give single environment i the batched one's maze -> its observation."""
-        real = singles[i].unwrapped
-        singles[i].reset(seed=0)
+        real, _ = singles[i].unwrapped, singles[i].reset(seed=0)
         for x, y in np.ndindex(real.width, real.height):
             kind = int(vec.cells[i, x, y])
             real.grid.set(x, y, {envs.EMPTY: None, envs.WALL: Wall(), envs.GOAL: Goal()}[kind])
@@ -211,39 +164,35 @@ def test_batched_and_single_maze_agree(env_id, view):
         obs = real.gen_obs()
         return singles[i].observation(obs if view else singles[i].env.observation(obs))
 
-    for i in range(n):
-        look_at_copy(i)
-    for _ in range(250):
-        actions = rng.choice(3, n, p=(0.2, 0.2, 0.6))
+    list(map(look_at_copy, range(n)))
+    for actions in np.random.default_rng(0).choice(3, (250, n), p=(0.2, 0.2, 0.6)):
         obs, reward, terminated, truncated, infos = vec.step(actions)
-        goal = vec.task_variables()
-        assert (vec.cells[torch.arange(n), goal["goal_x"], goal["goal_y"]] == envs.GOAL).all()
         for i in range(n):
             expected = singles[i].step(int(actions[i]))
             np.testing.assert_array_equal(infos["final_obs"][i], expected[0])
             assert (reward[i], terminated[i], truncated[i]) == (np.float32(expected[1]), *expected[2:4])
-            if terminated[i] or truncated[i]:
-                ended += 1
-            np.testing.assert_array_equal(obs[i], look_at_copy(i) if expected[2] or expected[3] else expected[0])
+            over = expected[2] or expected[3]
+            ended += over
+            np.testing.assert_array_equal(obs[i], look_at_copy(i) if over else expected[0])
     assert ended > 10
 
 
 # ---- CartPole, and what all batched environments promise
 def test_batched_and_single_cartpole_agree():
-    n, ended, rng = 5, 0, np.random.default_rng(0)
+    n, ended = 5, 0
     vec, single = gym.make_vec("CartPoleNoVel-v0", n), gym.make("CartPoleNoVel-v0").unwrapped
     vec.reset(seed=1)
     single.reset(seed=0)
-    for _ in range(200):
-        before, actions = vec.state.copy(), rng.integers(0, 2, n)
+    for actions in np.random.default_rng(0).integers(0, 2, (200, n)):
+        before = vec.state.copy()
         obs, reward, terminated, truncated, infos = vec.step(actions)
         for i in range(n):
             single.state, single.steps_beyond_terminated = before[:, i].copy(), None
             expected = single.step(actions[i])
             np.testing.assert_allclose(infos["final_obs"][i], expected[0], rtol=1e-5, atol=1e-7)
             assert (reward[i], terminated[i], truncated[i]) == (expected[1], expected[2], False)
+            ended += terminated[i]
             if terminated[i]:
-                ended += 1
                 assert np.abs(vec.state[:, i]).max() <= 0.05 and vec.steps[i] == 0
             np.testing.assert_allclose(obs[i], vec.state[::2, i], rtol=1e-6)
     assert ended > 20
@@ -251,7 +200,6 @@ def test_batched_and_single_cartpole_agree():
     vec.steps[:] = 499
     _, _, terminated, truncated, infos = vec.step(np.array([0, 1, 0, 1, 0]))
     assert truncated.all() and not terminated.any() and infos["_final_obs"].all() and not vec.steps.any()
-    assert vec.task_variables().keys() == {"cart_velocity", "pole_velocity"}
 
 
 @every_batched
@@ -262,92 +210,54 @@ def test_batched_contract(env_id, kwargs):
 
     def play(steps, env=vec):
         actions = np.random.default_rng(0).integers(0, int(env.single_action_space.n), (steps, 16))
-        outcomes = [[np.asarray(x, np.float64).reshape(16, -1) for x in env.step(a)[:4]] for a in actions]
-        return np.array([np.concatenate(outcome, 1) for outcome in outcomes])
+        return [[np.asarray(part).tolist() for part in env.step(action)[:4]] for action in actions]
 
     first, _ = vec.reset(seed=7)
-    assert tuple(first.shape) == vec.observation_space.shape
     played = play(40)
-    assert np.array_equal(first, vec.reset(seed=7)[0]) and np.array_equal(played, play(40))
+    assert tuple(first.shape) == vec.observation_space.shape and np.array_equal(first, vec.reset(seed=7)[0])
+    assert played == play(40)
     vec.reset(seed=8)
-    assert not np.array_equal(played, play(40))
+    assert played != play(40)
     torch.save(vec.state_dict(), "state.pt")
     later = play(60)
-    play(13)
     other.reset(seed=99)
     for env in (vec, other):
         env.load_state_dict(torch.load("state.pt", weights_only=True))
-        assert np.array_equal(later, play(60, env))
+        assert later == play(60, env)
 
 
 @every_batched
 def test_batched_environments_refuse_what_gymnasium_does_not_allow(env_id, kwargs):
-    def make(**more):
-        return gym.make_vec(env_id, 3, **(kwargs | more))
-
-    vec = make()
-    calls = [(vec.reset, {"seed": seed}) for seed in (-1, 2**32, 2**40, 1.5, "one")]
-    calls += [(vec.step, {"actions": np.zeros(3, np.int64)})]  # before reset
-    for function, named in calls:
-        with pytest.raises(ValueError, match=r"\w+ \w+"):
-            function(**named)
-    outcomes = []
-    for dtype in (np.int64, np.uint8, np.int32):  # uint8 is no mask
-        vec.reset(seed=1)
-        outcomes.append([np.asarray(part).tolist() for part in vec.step(np.array([1, 0, 1], dtype))[:4]])
-    assert outcomes[0] == outcomes[1] == outcomes[2]
-    calls = [(vec.step, {"actions": np.array(actions)}) for actions in (
-        0, [0], [0, 0], [[0, 0, 0]], [0.0, 1.0, 0.0], [True, False, True], [0, -1, 0], [0, 3, 0])]  # fmt: skip
-    if "Memory" in env_id:
-        calls += [(vec.reset, {"options": {"start": start}}) for start in ([0], 0, [0, 1, 10_000], [0, -1, 0])]
-    if "MiniGrid" in env_id:
-        calls += [(make, bad) for bad in ({"max_steps": 0}, {"max_steps": 2.5}, {"render_mode": "rgb_array"},
-                                          {"agent_view_size": 4})]  # fmt: skip
-        vec.reset(seed=2**32 - 1)
-        assert vec.np_random_seed == 2**32 - 1
+    vec = gym.make_vec(env_id, 3, **kwargs)
+    with pytest.raises(ValueError, match="reset"):
+        vec.step(np.zeros(3, np.int64))
+    vec.reset()
+    calls = [(vec.reset, {"seed": seed}) for seed in (-1, 2**32)]
+    bad = ([0, 0], [0.0, 1.0, 0.0], [0, -1, 0], [0, 3, 0])
+    calls += [(vec.step, {"actions": np.array(actions)}) for actions in bad]
+    calls += [(vec.reset, {"options": {"start": [0, 1, 10_000]}})] if "Memory" in env_id else []
     for function, named in calls:
         with pytest.raises(ValueError, match=r"\w+ \w+"):
             function(**named)
 
 
 def test_seeds_share_no_stream():
-    """Distinct in a run, training and evaluation apart, and all within the 32 bits that generators read."""
-    for key in ((), (3,)):
-        flat = [seed for run in range(50) for seed in envs.spawn_seeds(run, 64, *key)]
-        assert len(set(flat)) == len(flat) and min(flat) >= 0 and max(flat) < 2**31 == envs.EVAL_SEED
-    assert all(len(set(envs.spawn_seeds(seed, 512))) == 512 for seed in (36, 14375, 53572))
+    """Training and evaluation apart, all within the 32 bits that generators read."""
+    flat = [seed for run in range(50) for seed in envs.spawn_seeds(run, 64)]
+    assert len(set(flat)) == len(flat) and min(flat) >= 0 and max(flat) < 2**31 == envs.EVAL_SEED
+    assert all(len(set(envs.spawn_seeds(seed, 512))) == 512 for seed in (36, 14375, 53572))  # in which draws collide
     assert envs.spawn_seeds(5, 4) == envs.spawn_seeds(5, 4) != envs.spawn_seeds(5, 4, 0)
     evaluation = envs.spawn_seeds(5, 1000, evaluation=True)
     assert min(evaluation) >= 2**31 and max(evaluation) < 2**32 and len(set(evaluation)) == 1000
-    first = [gym.make_vec("MiniGrid-CustomMaze-S13-v0", 8).reset(seed=seed)[0] for seed in (0, 2**31, 2**32 - 1)]
-    assert not any(map(torch.equal, first, first[1:]))
-    vec = envs.make_batched("MiniGrid-ObstructedMaze-1Dlh-v0", 8, "cpu", 3)
-    grids = []
-    for _ in range(2):
-        vec.reset(seed=1)
-        grids.append([env.unwrapped.grid.encode().tobytes() for env in vec.env.envs])
-    assert grids[0] == grids[1] and len(set(grids[0])) == 8
-
-
-def test_gymnasiums_vector_wrappers_work_behind_array_conversion():
-    pytest.importorskip("array_api_compat")
-    from gymnasium.wrappers.vector import ArrayConversion, NormalizeReward, RecordEpisodeStatistics
-
-    vec = gym.make_vec("MiniGrid-MemoryS7-v0", 16, agent_view_size=3)
-    vec = NormalizeReward(RecordEpisodeStatistics(ArrayConversion(vec, env_xp=torch, target_xp=np)))
-    vec.reset(seed=1)
-    episodes = []
-    for _ in range(300):
-        obs, reward, *_, infos = vec.step(vec.action_space.sample())
-        episodes += infos["episode"]["r"][infos["_episode"]].tolist() if "episode" in infos else []
-    assert isinstance(obs, np.ndarray) and isinstance(reward, np.ndarray)
-    assert len(episodes) > 16 and 0 in episodes and 0.1 < max(episodes) <= 1
+    single = envs.make_batched("MiniGrid-ObstructedMaze-1Dlh-v0", 8, "cpu", 3)
+    first = single.reset(seed=1)[0]
+    grids = [env.unwrapped.grid.encode().tobytes() for env in single.env.envs]
+    assert torch.equal(first, single.reset(seed=1)[0]) and len(set(grids)) == 8
 
 
 def test_adapter_gives_dense_final_observations_and_wants_same_step_resets():
     vec = envs.make_batched("MiniGrid-ObstructedMaze-1Dl-v0", 3, "cpu", 3)
     before, _ = vec.reset(seed=1)
-    assert before.dtype == torch.uint8 and before.shape == (3, 28) and int(vec.single_action_space.n) == 7
     for env in vec.env.envs[::2]:
         env.unwrapped.step_count = env.unwrapped.max_steps - 1
     obs, reward, terminated, truncated, infos = vec.step(torch.tensor([0, 0, 0]))

@@ -1,14 +1,11 @@
 """The two scripts share their bodies on purpose; everything stays small and self-contained."""
 
 import difflib
-import inspect
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
 from conftest import ROOT
 
 NAMES = ("ppo_lstm_minigrid.py", "ppo_lstm_cartpole_novel.py")
@@ -32,41 +29,10 @@ def test_the_scripts_differ_in_few_lines():
 
 
 def test_no_line_is_wide_and_none_says_where_or_how_it_was_made():
-    kinds = (".py", ".sh", ".md", ".html", ".toml", ".txt")
     folders = (".", "tests", "visualize_memory", "benchmark", "benchmark/results")
-    paths = [path for folder in folders for path in (ROOT / folder).iterdir() if path.suffix in kinds]
-    assert len(paths) > 30
-    for path in paths:
-        text = path.read_text()
-        if path.suffix in (".py", ".sh"):
-            assert max(map(len, text.splitlines() or [""])) <= 120, path
-        found = re.search(r"(?i)/(work|home|root)/|\bissue #?\d|shared/(design|pitfalls)", text)
-        assert path == Path(__file__) or not found, f"{path}: {found}"
-
-
-def test_importing_runs_nothing_and_needs_nothing_but_envs_also_as_part_of_a_package():
-    os.makedirs("package")
-    for name in ("envs.py", "package/envs.py", *NAMES):
-        Path(name).write_text((ROOT / os.path.basename(name)).read_text())
-    before = sorted(Path().rglob("*"))
-    ids = ["MiniGrid-MemoryS7-v0", "MiniGrid-CustomMaze-S7-v0", "CartPoleNoVel-v0"]
-    code = f"""
-import package.envs, gymnasium
-assert all(gymnasium.make_vec(i, num_envs=2).reset()[0].shape[0] == 2 for i in {ids})
-assert all(gymnasium.make(i).reset() for i in {ids})
-import ppo_lstm_minigrid, ppo_lstm_cartpole_novel"""
-    done = subprocess.run([sys.executable, "-B", "-W", "ignore", "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and not done.stdout and sorted(Path().rglob("*")) == before, done.stderr
-
-
-def test_every_flag_has_help(script, capsys):
-    with pytest.raises(SystemExit) as end:
-        script.main(["--help"])
-    assert end.value.code == 0
-    shown = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
-    helps = dict(re.findall(r"^    (\w+): .*?  # (?:[A-Z]+: )?(.+)$", inspect.getsource(script.Args), re.MULTILINE))
-    for field in script.Args.__dataclass_fields__:
-        assert "--" + field.replace("_", "-") in shown
-        assert field == "total_timesteps" or helps[field] in shown
-    assert "rounded down" in shown
-    assert "--total-steps" in shown
+    for path in (path for folder in folders for path in (ROOT / folder).glob("*.*") if path != Path(__file__)):
+        if path.suffix in (".py", ".sh", ".md", ".html", ".toml", ".txt"):
+            text = path.read_text()
+            assert path.suffix not in (".py", ".sh") or max(map(len, text.splitlines() or [""])) <= 120, path
+            found = re.search(r"(?i)/(work|home|root)/|\bissue #?\d|shared/(design|pitfalls)", text)
+            assert not found, f"{path}: {found}"

@@ -1,4 +1,11 @@
-"""It learns: probe environments in seconds, the two tasks themselves with `-m slow`."""
+"""It learns: probe environments in seconds, the tasks themselves with `-m slow`."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import probes
 import pytest
@@ -6,14 +13,14 @@ import torch
 
 import ppo_lstm_cartpole_novel
 import ppo_lstm_minigrid
+from conftest import ROOT, results_of
 
 
 def trained(name, steps, **overrides):
     """-> the agent, its evaluation."""
-    env_id = f"My/{name}-v0"
-    args = probes.arguments(ppo_lstm_cartpole_novel, env_id=env_id, total_timesteps=steps, **overrides)
+    args = probes.arguments(ppo_lstm_cartpole_novel, env_id=f"My/{name}-v0", total_timesteps=steps, **overrides)
     agent, results = ppo_lstm_cartpole_novel.train(args)
-    return agent, results["eval"][env_id]
+    return agent, results["eval"][args.env_id]
 
 
 @pytest.mark.parametrize(("name", "steps", "episodes", "expected", "flags"), [
@@ -37,30 +44,35 @@ def test_actions(name):
     assert results["sampled"]["episodic_return"] > 0.8
 
 
-def test_recall_after_a_delay():
+def test_recall_after_a_delay_which_the_memoryless_control_cannot():
     """The cue is five steps old when it is needed, and chunks of 8 steps cut most episodes of 6 in two."""
     assert trained("Recall", 20_480, num_envs=16)[1]["argmax"]["episodic_return"] > 0.95
-
-
-def test_memoryless_control_cannot_recall():
     _, results = trained("Recall", 6_400, num_envs=16, memoryless=True, eval_episodes=200)
     assert 0.3 < results["argmax"]["episodic_return"] < 0.7
 
 
 @pytest.mark.slow
-def test_cartpole_without_velocities():
-    """The defaults reach 475 over 100 held-out episodes; the memoryless control stays below 100."""
-    _, results = ppo_lstm_cartpole_novel.train(ppo_lstm_cartpole_novel.Args())
-    assert results["eval"]["CartPoleNoVel-v0"]["argmax"]["episodic_return"] >= 475
-    _, results = ppo_lstm_cartpole_novel.train(ppo_lstm_cartpole_novel.Args(memoryless=True))
-    assert results["eval"]["CartPoleNoVel-v0"]["argmax"]["episodic_return"] < 100
+@pytest.mark.parametrize(("script", "flags", "score", "least", "control"), [
+    (ppo_lstm_cartpole_novel, {}, "episodic_return", 475, 100),
+    (ppo_lstm_minigrid, {"env_id": "MiniGrid-MemoryS7-v0", "total_timesteps": 1_000_000}, "success_rate", 0.97, 0.6),
+], ids=("cartpole", "memory"))  # fmt: skip
+def test_the_defaults_solve_the_tasks_and_the_memoryless_control_does_not(script, flags, score, least, control):
+    for memoryless in (False, True):
+        _, results = script.train(script.Args(**flags, memoryless=memoryless))
+        result = results["eval"][results["env_id"]]["argmax"][score]
+        assert result <= control if memoryless else result >= least
 
 
 @pytest.mark.slow
-def test_memory():
-    """The defaults solve MemoryS7 exactly; the memoryless control guesses at the fork."""
-    args = {"env_id": "MiniGrid-MemoryS7-v0", "total_timesteps": 1_000_000}
-    _, results = ppo_lstm_minigrid.train(ppo_lstm_minigrid.Args(**args))
-    assert results["eval"]["MiniGrid-MemoryS7-v0"]["argmax"]["success_rate"] >= 0.97
-    _, results = ppo_lstm_minigrid.train(ppo_lstm_minigrid.Args(**args, memoryless=True))
-    assert results["eval"]["MiniGrid-MemoryS7-v0"]["argmax"]["success_rate"] <= 0.6
+def test_the_t_maze_of_the_readme_as_printed():
+    readme = (ROOT / "README.md").read_text()
+    Path("tmaze.py").write_text(re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1])
+    commands = re.search(r"```bash\n(cp ppo.*?)```", readme, re.DOTALL)[1]
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, ".")
+    short = re.sub(r"(?m)^(python [^#\n]*)", r"\1 --total-timesteps 20480 ", commands)
+    env = {**os.environ, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-ec", short], check=True, env=env)
+    lstm, control = sorted(map(results_of, Path().glob("runs/*")), key=lambda results: results["args"]["memoryless"])
+    assert lstm["eval"]["TMaze-v0"]["argmax"]["success_rate"] == 1.0
+    assert control["eval"]["TMaze-v0"]["argmax"]["success_rate"] <= 0.6

@@ -10,56 +10,39 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, cartpole_slowly, one, results_of, same, saved, scalars, started, tiny
 
 import ppo_lstm_minigrid
+from conftest import ROOT, one, results_of, same, scalars, slow, started, tiny
 
-slow = pytest.mark.slow
 
-
-def torchrun(file, *flags, number=2, restarts=0):
-    """The command. Without the variable torch's processes of a second start read the addresses of the first."""
-    how = ["torch.distributed.run", "--standalone", f"--nproc-per-node={number}", f"--max-restarts={restarts}"]
-    env = ["env", "OMP_NUM_THREADS=1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"]
-    return [*env, sys.executable, "-m", *how, ROOT / file, *map(str, flags)]
+def torchrun(file, *flags, number=2):
+    how = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
+    return ["env", "OMP_NUM_THREADS=1", *how, ROOT / file, *map(str, flags)]
 
 
 def run(*inputs, **named):
-    """-> exit code, stdout, stderr."""
     done = subprocess.run(torchrun(*inputs, **named), capture_output=True, text=True, timeout=150)
     return done.returncode, done.stdout, done.stderr
 
 
-@cartpole_slowly
 @slow
-def test_ranks_take_the_steps_of_one_process_that_sees_all_and_one_of_them_writes(script):
-    """Gradients are those of the union of the ranks' minibatches; the weights agree after every step."""
-    flags = tiny(script, "--target-kl", 1e-5, "--learning-rate", 0.02, "--eval-every", 2, "--max-grad-norm", 1e6)
+def test_ranks_average_all_they_exchange_and_one_of_them_writes(script):
+    """Gradients, the moments of advantages, KL divergences, metrics."""
+    flags = tiny(script, "--target-kl", 1e-5, "--learning-rate", 0.02, "--eval-every", 2)
     code, _, err = run("tests/ranks.py", "none", script.__name__, *flags)
     assert code == 0, err
     run_dir, ranks = one("runs/*"), [torch.load(f"rank{rank}.pt") for rank in range(2)]
-    assert 4 <= len(ranks[0]) == len(ranks[1]) < 16  # the target KL ended some updates
-    agent, args = script.load_agent(f"{run_dir}/agent.pt")
-    for k, (first, second) in enumerate(zip(*ranks, strict=True)):
-        assert same(first[1:], second[1:])
-        if k:  # the agent has the weights before this step: read both minibatches, (T * M) as (T, M) side by side
-            obs, dones, actions = (torch.cat((a.unflatten(0, (8, -1)), b.unflatten(0, (8, -1))), 1).flatten(0, 1)
-                                   for a, b in ((first[0][n], second[0][n]) for n in (0, 2, 3)))  # fmt: skip
-            state = [torch.cat(pair, 1) for pair in zip(first[0][1], second[0][1], strict=True)]
-            rollout = [torch.cat((a.unflatten(0, (8, -1)), b.unflatten(0, (8, -1))), 1).flatten(0, 1)
-                       for a, b in zip(first[0][4], second[0][4], strict=True)]  # fmt: skip
-            agent.zero_grad()
-            script.ppo_loss(*agent.get_action_and_value(obs, state, dones, actions)[1:4], *rollout, args)[0].backward()
-            torch.testing.assert_close([p.grad for p in agent.parameters()], first[1], rtol=1e-4, atol=1e-6)
-        for parameter, weights in zip(agent.parameters(), first[2], strict=True):
-            parameter.data.copy_(weights)
+    assert any(len(before) > 5 and not same(before, other) for (before, _), (other, _) in zip(*ranks, strict=True))
+    for (a, mean), (b, other) in zip(*ranks, strict=True):
+        assert same(mean, other)
+        torch.testing.assert_close([(x + y) / 2 for x, y in zip(a, b, strict=True)], mean)
     a, b = script.load_checkpoint(f"{run_dir}/agent.pt")["ranks"]
     assert results_of(run_dir)["global_step"] == 256 and not same(a["envs"], b["envs"]) and not same(a["rng"], b["rng"])
     assert [step for step, _ in scalars(run_dir)["charts/SPS"]] == [64, 128, 192, 256]
 
 
 @slow
-@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2)])
+@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1)])
 def test_resumed_by_as_many_processes_a_run_goes_on_exactly_by_others_with_new_episodes(before, after):
     flags = tiny(ppo_lstm_minigrid, "--save-every", 2, "--target-kl", 0.02)
     code, _, err = run("ppo_lstm_minigrid.py", *flags, number=before)
@@ -85,25 +68,12 @@ def test_a_rank_that_fails_ends_the_job_with_its_error(fault, message):
 
 
 @slow
-def test_restarted_by_torchrun_a_job_resumes_in_its_folder():
-    """The sixth of eight iterations is lost with rank 1; what comes out equals the run without a fault."""
-    flags = tiny(ppo_lstm_minigrid, "--total-timesteps", 512, "--save-every", 1, "--exp-name")
-    for fault in ("none", "dies once"):
-        name = fault.replace(" ", "-")
-        code, _, err = run("tests/ranks.py", fault, "ppo_lstm_minigrid", *flags, name, restarts=1)
-        assert code == 0, err
-    assert same(saved(one("runs/*__none__*")), saved(one("runs/*__dies-once__*")))
-
-
-@slow
-@pytest.mark.parametrize("to", ["torchrun", "all at once"])
-def test_a_signal_stops_all_ranks_after_the_same_iteration(to):
-    """All at once is what a scheduler does: the ranks get it, and again from torchrun."""
+def test_a_signal_to_all_at_once_stops_the_ranks_after_the_same_iteration():
     flags = tiny(ppo_lstm_minigrid, "--total-timesteps", 10**7)
     process = started(torchrun("ppo_lstm_minigrid.py", *flags))
     time.sleep(1)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    for pid in (*map(int, children if to == "all at once" else ()), process.pid):
+    for pid in (*map(int, children), process.pid):
         os.kill(pid, signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     checkpoint = ppo_lstm_minigrid.load_checkpoint(one("runs/*/agent.pt"))

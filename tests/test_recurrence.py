@@ -19,56 +19,37 @@ def agent(script, small):
     return agent
 
 
-def rollout(script, args, num_envs):
-    """obs (T, N, D) of a real task, dones (T, N) at random with a first observation here and there, a random state."""
-    envs = script.make_envs(args, args.env_id, num_envs, "cpu")
-    obs = [envs.reset(seed=1)[0]]
-    for _ in range(T - 1):
-        obs.append(envs.step(torch.randint(0, 2, (num_envs,)))[0])
-    return torch.stack(obs), (torch.rand(T, num_envs) < 0.3).float(), tuple(torch.randn(2, 1, num_envs, 8))
-
-
 @pytest.fixture
 def batch(script, small):
-    return rollout(script, small(), N)
+    """obs (T, N, D) of a real task, dones (T, N) at random, a random state."""
+    args = small()
+    envs = script.make_envs(args, args.env_id, N, "cpu")
+    obs = [envs.reset(seed=1)[0], *(envs.step(torch.randint(0, 2, (N,)))[0] for _ in range(T - 1))]
+    return torch.stack(obs), (torch.rand(T, N) < 0.3).float(), tuple(torch.randn(2, 1, N, 8))
 
 
 def read(agent, obs, dones, state):
-    """All steps at once -> hidden (T, N, H)."""
     return agent.get_states(obs.flatten(0, 1), state, dones.flatten())[0].view(*dones.shape, -1)
 
 
-def outputs_and_gradients(agent, obs, dones, state, stepwise):
-    if stepwise:
-        hidden = []
-        for x, done in zip(obs, dones, strict=True):
-            step, state = agent.get_states(x, state, done)
-            hidden.append(step)
-        hidden = torch.stack(hidden).flatten(0, 1)
-    else:
-        hidden, state = agent.get_states(obs.flatten(0, 1), state, dones.flatten())
-    agent.zero_grad()
-    weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1))
-    ((hidden * weights).sum() + state[1].sum()).backward()
-    return hidden.detach(), state, [p.grad.clone() for p in agent.parameters() if p.grad is not None]
-
-
-@pytest.mark.parametrize("pattern", ["random", "none", "all", "first", "last"])
-def test_batched_recurrence_equals_single_steps_and_shifted_dones_do_not(agent, batch, pattern):
+def test_batched_recurrence_equals_single_steps_and_shifted_dones_do_not(agent, batch):
     obs, dones, state = batch
-    if pattern != "random":
-        dones = torch.zeros(T, N)
-        dones[{"none": slice(0), "all": slice(None), "first": 0, "last": -1}[pattern]] = 1
-    single = outputs_and_gradients(agent, obs, dones, state, stepwise=True)
-    batched = outputs_and_gradients(agent, obs, dones, state, stepwise=False)
+    weights, results = torch.randn(T * N, 8), []
+    for seen, length in ((dones, T), (dones, 1), (dones.roll(1, 0), T)):
+        hidden, now = [], state
+        for x, done in zip(obs.split(length), seen.split(length), strict=True):
+            part, now = agent.get_states(x.flatten(0, 1), now, done.flatten())
+            hidden.append(part)
+        loss = (torch.cat(hidden) * weights).sum() + now[1].sum()
+        gradients = torch.autograd.grad(loss, [*agent.encoder.parameters(), *agent.lstm.parameters()])
+        results.append((torch.cat(hidden), now, gradients))
+    batched, single, shifted = results
     torch.testing.assert_close(batched[:2], single[:2], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(batched[2], single[2], rtol=1e-4, atol=1e-5)
-    shifted = outputs_and_gradients(agent, obs, dones.roll(1, 0), state, stepwise=False)
-    assert pattern in ("none", "all") or (single[0] - shifted[0]).abs().max() > 1e-3
+    assert (single[0] - shifted[0]).abs().max() > 1e-3
 
 
-def test_recurrence_is_torchs_lstm(agent, batch):
-    """Segment by segment, torch.nn.LSTM from a zero state gives the same."""
+def test_recurrence_is_torchs_lstm_of_one_environment_from_zero_at_each_reset(agent, batch):
     obs, dones, state = batch
     hidden = read(agent, *batch)
     for n in range(N):
@@ -79,112 +60,22 @@ def test_recurrence_is_torchs_lstm(agent, batch):
             torch.testing.assert_close(hidden[t, n], expected[0], rtol=1e-5, atol=1e-6)
 
 
-def slow_recurrence(inputs, weight_hh, h, c, not_first):
-    """The equations of an LSTM, step by step, differentiated by autograd."""
-    hidden = []
-    for x, keep in zip(inputs, not_first, strict=True):
-        i, f, g, o = (x + (h * keep) @ weight_hh.T).chunk(4, 1)
-        c = f.sigmoid() * (c * keep) + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
-        hidden.append(h)
-    return torch.stack(hidden), h, c
-
-
-@pytest.mark.parametrize("used", [[0], [1], [2], [0, 1, 2]], ids=("hidden", "h", "c", "all"))
-def test_written_back_propagation_is_autograds(script, used):
-    """Outputs and gradients, whichever of the three results a loss uses; and against finite differences."""
+def test_written_back_propagation_is_that_of_finite_differences(script):
     torch.manual_seed(0)
     inputs = [torch.randn(s, dtype=torch.double, requires_grad=True) for s in ((4, 3, 8), (8, 2), (3, 2), (3, 2))]
     not_first = (torch.rand(4, 3, 1) > 0.3).double()
-
-    def outputs_and_gradients(function):
-        outputs = [function(*inputs, not_first)[n] for n in used]
-        loss = sum((out * torch.arange(1, out.numel() + 1).view_as(out).sin()).sum() for out in outputs)
-        return outputs, torch.autograd.grad(loss, inputs)
-
-    written, autograds = map(outputs_and_gradients, (script.LSTMRecurrence.apply, slow_recurrence))
-    torch.testing.assert_close(written, autograds)
     assert torch.autograd.gradcheck(lambda *x: script.LSTMRecurrence.apply(*x, not_first), inputs)
 
 
-def test_nothing_passes_a_reset(agent, batch):
-    """Poison everything before a done: the outputs from it on do not move, nor does anything before get a gradient."""
-    obs, _, state = batch
-    dones = torch.zeros(T, N)
-    dones[7] = 1
-    clean = read(agent, obs, dones, state)
-    poisoned = torch.cat((obs.roll(1, 0)[:7], obs[7:]))
-    state = tuple((100 * s).requires_grad_() for s in state)
-    hidden = read(agent, poisoned, dones, state)
-    assert torch.equal(hidden[7:], clean[7:]) and not torch.equal(hidden[:7], clean[:7])
-    assert all(g.abs().max() == 0 for g in torch.autograd.grad(hidden[7:].sum(), state))
-
-
-def test_no_crosstalk_between_environments(script, agent, batch):
-    obs, dones, state = batch
-    hidden, rest = read(agent, *batch), [n for n in range(N) if n != 2]
-    other_obs, other_dones, other_state = obs.clone(), dones.clone(), tuple(s.clone().requires_grad_() for s in state)
-    other_obs[:, 2], other_dones[:, 2] = obs[:, 3], 1 - dones[:, 2]
-    for s in other_state:
-        s.data[:, 2] += 1
-    moved = read(agent, other_obs, other_dones, other_state)
-    assert torch.equal(hidden[:, rest], moved[:, rest]) and not torch.equal(hidden[:, 2], moved[:, 2])
-    assert not any(g[:, 2].any() for g in torch.autograd.grad(moved[:, rest].sum(), other_state))
-
-    rewards, values, next_value = torch.randn(T, N), torch.randn(T, N), torch.randn(N)
-    advantages, _ = script.gae(rewards, values, dones, next_value, torch.zeros(N), 0.9, 0.8)
-    rewards[:, 2] += 5
-    moved, _ = script.gae(rewards, values, other_dones, next_value, torch.zeros(N), 0.9, 0.8)
-    assert torch.equal(advantages[:, rest], moved[:, rest])
-
-
 def test_memoryless_forgets_at_every_step(agent, batch):
+    forgetting = read(agent, batch[0], torch.ones(T, N), batch[2])
     agent.memoryless = True
-    hidden = read(agent, batch[0], torch.zeros(T, N), batch[2])
-    agent.memoryless = False
-    torch.testing.assert_close(hidden, read(agent, batch[0], torch.ones(T, N), batch[2]))
+    torch.testing.assert_close(read(agent, batch[0], torch.zeros(T, N), batch[2]), forgetting)
 
 
-def test_encoding_each_distinct_observation_once_changes_nothing(script, agent, small):
-    """Outputs and gradients; also where there are more rows than steps that read them."""
-    obs, dones, state = rollout(script, small(), 64)
-    for steps in (T, 2):
-        rows, index = script.distinct(obs.flatten(0, 1))
-        results = []
-        for x, *more in ((obs[:steps].flatten(0, 1),), (rows, index[: 64 * steps])):
-            _, logprob, entropy, value, (h, c) = agent.get_action_and_value(
-                x, state, dones[:steps].flatten(), torch.ones(64 * steps).long(), *more)  # fmt: skip
-            loss = (logprob + entropy).sum() + value.square().sum()
-            results.append((logprob, value, h, c, torch.autograd.grad(loss, list(agent.parameters()))))
-        torch.testing.assert_close(*results, rtol=1e-4, atol=1e-3)
-
-
-@pytest.mark.parametrize("x", [
-    torch.randint(0, 2, (600, 3), dtype=torch.uint8), torch.randint(0, 256, (600, 28), dtype=torch.uint8),
-    torch.randn(600, 2), torch.tensor([[0.0], [-0.0], [math.nan], [math.inf], [0.0]]).repeat(100, 1), torch.zeros(1, 5),
-], ids=("repeated", "bytes", "floats", "odd floats", "one"))  # fmt: skip
-def test_distinct_rows_are_exact(script, x):
-    rows, index = script.distinct(x)
-    assert rows[index].numpy().tobytes() == x.numpy().tobytes() and rows.dtype == x.dtype
-    assert len(rows) == len({row.numpy().tobytes() for row in x})
-
-
-def test_draws_are_as_frequent_as_their_probabilities(script):
-    """Also from a generator of one's own, which leaves torch's alone."""
-    probs = torch.tensor([0.0, 0.5, 0.3, 0.2])
-    for generator in (None, torch.Generator().manual_seed(1)):
-        torch.manual_seed(2)
-        drawn = script.sample(probs.expand(50, 1000, 4), generator)
-        frequency = drawn.flatten().bincount(minlength=4) / 50_000
-        assert drawn.shape == (50, 1000) and frequency[0] == 0 and (frequency - probs).abs().max() < 0.01
-    after = torch.rand(1)
-    torch.manual_seed(2)
-    assert torch.equal(after, torch.rand(1))
-
-
-@pytest.mark.parametrize("eps", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("eps", [0.0, 0.5, 1.0])
 def test_random_moves_are_in_the_policy(agent, batch, eps):
-    """Frequencies equal exp(logprob), entropy is that of the mixture; eps = 1 is uniform, teaches the actor nothing."""
+    """Frequencies equal exp(logprob), entropy is the mixture's; eps = 1 is uniform and teaches the actor nothing."""
     agent.rand_move_eps = eps
     x = batch[0][0, :1]
     logits = agent.actor(agent.get_states(x, agent.initial_state(1), torch.ones(1))[0])[0]
@@ -201,15 +92,3 @@ def test_random_moves_are_in_the_policy(agent, batch, eps):
         agent.zero_grad()
         (logprob * torch.randn(many)).sum().backward()
         assert all(p.grad is None or (p.grad == 0).all() for p in agent.actor.parameters())
-
-
-def test_initial_weights(script, small):
-    args = small(encoder_size=0)
-    envs = script.make_envs(args, args.env_id, 1, "cpu")
-    agent = script.Agent(envs.single_observation_space, int(envs.single_action_space.n), args)
-    recurrent = agent.lstm.weight_hh_l0
-    torch.testing.assert_close(recurrent.T @ recurrent, torch.eye(args.hidden_size), rtol=0, atol=1e-5)
-    bias = (agent.lstm.bias_ih_l0 + agent.lstm.bias_hh_l0).view(4, -1)  # input, forget, cell, output
-    assert torch.equal(bias, torch.tensor([0.0, 1.0, 0.0, 0.0])[:, None].expand_as(bias))
-    assert isinstance(agent.lstm, torch.nn.LSTM)
-    assert all(s.shape == (1, 3, args.hidden_size) and not s.any() for s in agent.initial_state(3))
