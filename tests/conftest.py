@@ -43,6 +43,10 @@ def pytest_configure(config):
         SCRIPTS["cartpole"] = importlib.import_module(Path(path).stem)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--script", help="a copied script: run the tests of scripts on it (pytest tests --script=...)")
+
+
 def pytest_collection_modifyitems(config, items):
     if config.getoption("--script"):
         params = ((item, getattr(item, "callspec", None)) for item in items)

@@ -1,6 +1,7 @@
 """The batched environments are the real ones."""
 
 import gymnasium as gym
+import gymnasium.wrappers.vector as wrappers
 import numpy as np
 import pytest
 import torch
@@ -266,3 +267,11 @@ def test_adapter_gives_dense_final_observations_and_wants_same_step_resets():
     assert not infos["final_obs"][0].equal(before[0]) and reward.dtype == torch.float32
     with pytest.raises(ValueError, match="SAME_STEP"):
         envs.TensorVectorEnv(gym.make_vec("CartPole-v1", 2), "cpu")
+
+
+def test_gymnasiums_wrappers_read_tensors_in_the_order_of_the_readme():
+    wrapped = wrappers.ArrayConversion(gym.make_vec("MiniGrid-MemoryS7-v0", 4), torch, np)
+    wrapped = wrappers.NormalizeReward(wrappers.RecordEpisodeStatistics(wrapped))
+    wrapped.reset(seed=1)
+    steps = [wrapped.step(wrapped.action_space.sample()) for _ in range(300)]
+    assert isinstance(steps[0][0], np.ndarray) and any("episode" in infos for *_, infos in steps)

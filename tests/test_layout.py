@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT
 
 NAMES = ("ppo_lstm_minigrid.py", "ppo_lstm_cartpole_novel.py")

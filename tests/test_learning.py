@@ -10,10 +10,10 @@ from pathlib import Path
 import probes
 import pytest
 import torch
+from conftest import ROOT, results_of
 
 import ppo_lstm_cartpole_novel
 import ppo_lstm_minigrid
-from conftest import ROOT, results_of
 
 
 def trained(name, steps, **overrides):

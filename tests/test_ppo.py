@@ -9,11 +9,11 @@ import numpy as np
 import probes
 import pytest
 import torch
+from conftest import spy
 from gymnasium import spaces
 
 import envs as task_envs
 import ppo_lstm_cartpole_novel
-from conftest import spy
 
 T, N = 9, 4
 NO_RESULTS = {"argmax": {}, "sampled": {}}

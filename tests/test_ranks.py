@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT, one, results_of, same, scalars, slow, started, tiny
 
 import ppo_lstm_minigrid
-from conftest import ROOT, one, results_of, same, scalars, slow, started, tiny
 
 
 def torchrun(file, *flags, number=2):

@@ -92,3 +92,10 @@ def test_random_moves_are_in_the_policy(agent, batch, eps):
         agent.zero_grad()
         (logprob * torch.randn(many)).sum().backward()
         assert all(p.grad is None or (p.grad == 0).all() for p in agent.actor.parameters())
+
+
+def test_distinct_rows_are_exact(script):
+    views = torch.randint(0, 3, (500, 4), dtype=torch.uint8)
+    for x in (views, views * 0.1):
+        rows, index = script.distinct(x)
+        assert torch.equal(rows[index], x) and len(rows) == len(x.unique(dim=0))

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import cartpole_slowly, one, results_of, same, saved, scalars, spy, tiny
 
 import envs as task_envs
 import ppo_lstm_cartpole_novel
 import ppo_lstm_minigrid
-from conftest import cartpole_slowly, one, results_of, same, saved, scalars, spy, tiny
 
 
 def test_what_a_run_leaves(script, capsys):

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import cartpole_slowly, command, one, results_of, same, saved, slow, spy, started, tiny
 
 import envs as task_envs
 import ppo_lstm_cartpole_novel
 import ppo_lstm_minigrid
-from conftest import cartpole_slowly, command, one, results_of, same, saved, slow, spy, started, tiny
 
 MOMENTS = int(os.environ.get("MOMENTS", "3"))  # how often each script is killed; MOMENTS=20 once in a while
 

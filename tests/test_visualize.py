@@ -149,25 +149,6 @@ def test_a_real_command_on_a_console_without_letters():
     assert Path("memory/CartPoleNoVel-v0/memory.html").exists()
 
 
-def test_rows_begin_at_the_cue_end_at_the_fork_and_folds_hold_out_whole_starts():
-    # every state of S9: MiniGrid's own `agent_sees`, which asks the same of the real grid, agrees
-    env_id, views = "MiniGrid-MemoryS9-v0", (3, 7)
-    for world, seen in ((envs.make_single(env_id, v).unwrapped, episodes.cue_in_view(env_id, v)) for v in views):
-        world.reset(seed=0)
-        for (_, *world.agent_pos, world.agent_dir, _, _), found in seen.items():
-            assert world.agent_sees(1, 3) == found
-    assert all(episodes.cue_in_view(env_id, 0).values())
-    rows, _ = analysis.collect(episodes.load_subject(TRAINED, None, None, 1), 40, seed=3)
-    fold, v, starts = analysis.make_folds(rows, 0), rows["variables"], {}
-    for e in range(40):
-        own = rows["episode"] == e
-        fork, lag = rows["fork"][own], rows["lag"][own]
-        assert fork.sum() == fork[-1] and (rows["step"][own] == np.arange(own.sum())).all()
-        assert not fork[-1] or (v["x"][own][-1] == v["success_x"][own][-1] and v["y"][own][-1] == 6)
-        assert ((lag[1:] == 0) | (lag[1:] == np.where(lag[:-1] < 0, -1, lag[:-1] + 1))).all()
-        assert starts.setdefault(v["x"][own][0], fold[own][0]) == fold[own].min() == fold[own].max()
-
-
 def test_probe_finds_what_is_there_and_nothing_else():
     rng, episode, lag = np.random.default_rng(0), np.repeat(np.arange(100), 20), np.zeros(2000, int)
     fold = analysis.make_folds({"episode": episode, "kind": None}, 0)
