@@ -38,6 +38,7 @@ WORK = ["--env-id", "MiniGrid-MemoryS13-v0", "--view-size", "3", "--num-envs", "
 def call(module: str, function: str, limit: float, before: tuple = (sys.executable,), **inputs):
     """module.function(**inputs) in a process of its own, in an empty folder, for `limit` seconds at most -> what it
     returns, which is JSON, or {"error": why}. `before` starts Python."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is started here ends as well
     code = f"import json, sys; sys.path.insert(0, {str(ROOT / 'benchmark')!r}); import {module} as module; "
     code += f"print('\\n' + json.dumps(module.{function}(**json.loads(sys.argv[1]))), flush=True)"
     with tempfile.TemporaryDirectory() as folder:
