@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # MiniGrid over seeds, each row with its memoryless control; -h explains the options.
 #    bash benchmark/ppo_lstm_minigrid.sh -w 2 -g memory-s13 -s 1-3
-
 run="ppo_lstm_minigrid.py --env-id MiniGrid"
 maze="--total-timesteps 10000000 --hidden-size 128 --encoder-size 64 --seq-len 32 --num-steps 128 --num-envs 256"
 maze="$maze --gamma 0.99 --learning-rate 5e-4 --update-epochs 4 --eval-every 20 --eval-episodes 1000"
