@@ -1,8 +1,8 @@
 """PPO with an LSTM, in one file, on a task that needs memory.
 
 The agent sees 3x3 cells of a MiniGrid. It passes a cue (key or ball), walks down a corridor, and must turn to the same
-object at the fork. Without memory it is right half of the time. With the defaults all ten seeds reached 1.0, from every
-start, after 1.0 to 3.8 M of 5 M steps, which take two and a half minutes on one core of a recent CPU:
+object at the fork. Without memory it is right half of the time. With the defaults 22 of 23 runs ended at 1.0 from every
+start, from 0.7 to 4.6 M of 5 M steps on (one at 0.85), in two and a half minutes on one core of a recent CPU:
     python ppo_lstm_minigrid.py --env-id MiniGrid-MemoryS13-v0
 
 Shapes: T = num_steps, N = num_envs (under torchrun this process's share), L = seq_len, B = T / L * N sequences of a
