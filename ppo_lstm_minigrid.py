@@ -5,9 +5,8 @@ object at the fork. Without memory it is right half of the time. With the defaul
 start, from 0.7 to 4.6 M of 5 M steps on (one at 0.85), in two and a half minutes on one core of a recent CPU:
     python ppo_lstm_minigrid.py --env-id MiniGrid-MemoryS13-v0
 
-Shapes: T = num_steps, N = num_envs (under torchrun this process's share), L = seq_len, B = T / L * N sequences of a
-rollout, M = sequences of a minibatch, D = observation size, F = encoded size, H = hidden_size, A = actions.
-LSTM states are pairs (h, c) of (1, N, H), as torch.nn.LSTM has them.
+T = num_steps, N = num_envs (of this process), L = seq_len, B = T / L * N sequences of a rollout, M of a minibatch,
+D = observation size, F = encoded size, H = hidden_size, A = actions. LSTM states are pairs (h, c) of (1, N, H).
 What the LSTM adds to PPO; the comments below cite these:
 [L1] dones[t] is 1 where obs[t] begins an episode; the state is zeroed before it ("37 details", Huang et al. 2022).
 [L2] Rollouts are cut into chunks of L steps that begin with the states the rollout had there (Kapturowski et al. 2019).
@@ -29,7 +28,7 @@ import sys
 import time
 import warnings
 import zipfile
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated
 
 import filelock
@@ -65,26 +64,26 @@ class Args:
     view_size: int = 3  # side of the square of cells that the agent sees, odd; 0 is the whole grid
     ignore_mission: bool = False  # accept ids whose mission varies; the agent does not read it
 
-    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 5_000_000  # PPO: steps, rounded down
+    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 3_000_000  # PPO: steps, rounded down
     learning_rate: float = 2.5e-3  # Adam's step size
-    num_envs: int = 128  # environments stepped together (N); under torchrun those of all processes
-    num_steps: int = 64  # steps of each environment per rollout (T); total_timesteps is rounded down to rollouts
-    num_minibatches: int = 8  # minibatches per epoch; divides the num_envs * num_steps / seq_len sequences of a rollout
+    num_envs: int = 64  # environments stepped together (N); under torchrun those of all processes
+    num_steps: int = 128  # steps of each environment per rollout (T); total_timesteps is rounded down to rollouts
+    num_minibatches: int = 4  # minibatches per epoch; divides the num_envs * num_steps / seq_len sequences of a rollout
     update_epochs: int = 8  # passes over a rollout
-    reward_scale: float = 1.0  # factor on rewards for learning; logs and results show raw rewards
     clip_coef: float = 0.2  # clip range of the importance ratio
     ent_coef: float = 0.01  # weight of the entropy bonus
-    vf_coef: float = 2.0  # weight of the value loss
-    rand_move_eps: float = 0.05  # share of uniformly random moves mixed into the policy while training
+    vf_coef: float = 0.5  # weight of the value loss
+    rand_move_eps: float = 0.1  # share of uniformly random moves mixed into the policy while training
     gamma: float = 0.999  # discount per step
     gae_lambda: float = 0.95  # lambda of generalised advantage estimation
-    anneal_lr: bool = True  # let the learning rate fall linearly to zero
+    anneal_lr: bool = True  # let the learning rate, or with --desired-kl its goal and limit, fall linearly to zero
+    desired_kl: float = 0.02  # steer the learning rate to this KL divergence of an update (0: do not steer)
     norm_adv: bool = True  # normalise advantages in each minibatch
+    norm_value: bool = True  # let the critic predict returns that are standardised by running statistics
     clip_vloss: bool = False  # clip the value loss too
     max_grad_norm: float = 0.5  # gradients are clipped to this norm
-    target_kl: float | None = None  # end the update when the approximate KL divergence passes this
 
-    seq_len: int = 16  # LSTM: steps of truncated back-propagation through time (L); divides num_steps
+    seq_len: int = 32  # LSTM: steps of truncated back-propagation through time (L); divides num_steps
     encoder_size: int = 32  # units of the layer before the LSTM (0: none)
     hidden_size: int = 32  # LSTM units (H)
     hidden_layer_size: int = 0  # units of a hidden layer in the actor head and in the critic head (0: none)
@@ -189,6 +188,7 @@ class Agent(nn.Module):
         self.lstm = layer_init(nn.LSTM(self.encoder.out_features, args.hidden_size), 1.0)  # get_states computes it
         self.lstm.bias_ih_l0.data[args.hidden_size : 2 * args.hidden_size] = 1.0  # [L6]
         self.actor, self.critic = self._head(args, num_actions, 0.01), self._head(args, 1, 1.0)
+        self.register_buffer("return_stats", torch.tensor([0.0, 1.0]))  # mean and variance
         self.memoryless, self.rand_move_eps = args.memoryless, args.rand_move_eps
 
     def _head(self, args, outputs, std):
@@ -214,7 +214,10 @@ class Agent(nn.Module):
         return hidden.flatten(0, 1), (h[None], c[None])
 
     def get_value(self, x, lstm_state, done):
-        return self.critic(self.get_states(x, lstm_state, done)[0]).squeeze(-1)
+        return self.value(self.get_states(x, lstm_state, done)[0])
+
+    def value(self, hidden):  # (..., H) -> (...): the critic predicts standardised returns (van Hasselt et al. 2016)
+        return self.critic(hidden).squeeze(-1) * self.return_stats[1].sqrt() + self.return_stats[0]
 
     def get_probs(self, hidden):
         """hidden (..., H) -> probs (..., A) of the policy that trains, random moves included."""
@@ -226,7 +229,7 @@ class Agent(nn.Module):
         # the mixture is never near zero; without it only log_softmax keeps an all but certain policy finite
         logprobs = self.get_probs(hidden).log() if self.rand_move_eps else self.actor(hidden).log_softmax(-1)
         logprob = logprobs.gather(-1, action[..., None]).squeeze(-1)
-        return logprob, -(logprobs.exp() * logprobs).sum(-1), self.critic(hidden).squeeze(-1)
+        return logprob, -(logprobs.exp() * logprobs).sum(-1), self.value(hidden)
 
     def get_action_and_value(self, x, lstm_state, done, action=None, index=None):
         """-> action (drawn if not given), logprob, entropy, value, (T * N,) each, and the state after the last step."""
@@ -292,9 +295,8 @@ def ppo_loss(newlogprob, entropy, newvalue, logprobs, advantages, returns, value
 
 
 def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None, stop: list | tuple = ()):
-    """Train, or continue from `checkpoint`, until done or until a signal handler puts a number into `stop`; write to
-    `run_dir`, by default a new folder under runs/ -> the agent, and what results.json holds ({} if stopped). Raises
-    UsageError before anything is written, FloatingPointError if a gradient is not finite."""
+    """Train, or continue from `checkpoint`, until a signal handler puts a number into `stop`; write to `run_dir` (a new
+    one under runs/) -> agent, results ({} if stopped). Raises UsageError, FloatingPointError for gradients."""
     # ---- SETUP
     started = time.time()
     torch.set_num_threads(args.num_threads)
@@ -350,7 +352,6 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             write_file(f"{run_dir}/args.json", json.dumps({"script": SCRIPT, "args": asdict(args)}, indent=2).encode())
         from torch.utils.tensorboard import SummaryWriter  # slow to import
         writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # steps after the checkpoint are logged again
-        attempt(writer.add_text, "args", "\n".join(f"    {name}: {value}" for name, value in asdict(args).items()))
         if args.track:
             import wandb  # slow to import
             name = os.path.basename(os.path.abspath(run_dir))  # also the run's id: a resumed run is the same run
@@ -394,11 +395,11 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
                         "train_seconds": train_seconds}, buffer)  # fmt: skip
             write_file(f"{run_dir}/{name}", buffer.getvalue())
 
-    last_save = 0.0  # the first iteration is saved: a full disk shows at once
+    last_save, adam = 0.0, optimizer.param_groups[0]  # the first iteration is saved: a full disk shows at once
     for iteration in trange(global_step // batch_size + 1, num_iterations + 1, disable=RANK > 0 or None):
         iteration_start = time.time()
-        if args.anneal_lr:
-            optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - (iteration - 1) / num_iterations)
+        remaining = 1 - (iteration - 1) / num_iterations if args.anneal_lr else 1.0
+        adam["lr"] = min(adam["lr"], 1e-2 * remaining) if args.desired_kl else args.learning_rate * remaining
 
         # ---- ROLLOUT
         with torch.no_grad():
@@ -417,7 +418,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
 
             # ---- ADVANTAGES
             t, n = timed_out.nonzero(as_tuple=True)
-            bootstrapped = rewards * args.reward_scale
+            bootstrapped = rewards.clone()
             if len(t):  # [L5] all final observations in one batch, read with lstm_h[t + 1], the state after step t
                 state = lstm_h[t + 1, n][None], lstm_c[t + 1, n][None]
                 bootstrapped[t, n] += args.gamma * agent.get_value(final_obs[t, n], state, rewards.new_zeros(len(t)))
@@ -425,27 +426,28 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             advantages, returns = gae(bootstrapped, values, dones, next_value, next_done, args.gamma, args.gae_lambda)
 
         # ---- UPDATE
+        if args.norm_value:  # moving averages, in which the first rollout counts in full
+            moments = all_mean(torch.stack((returns.mean(), returns.var(correction=0) + 1e-6)))
+            agent.return_stats.lerp_(moments, max(0.01, 1 / iteration))
+        std = agent.return_stats[1].sqrt()
         rows, index = obs.flatten(0, 1), torch.arange(T * N, device=device)
         if device.type == "cpu" and not args.compile:  # a GPU would wait for the number of rows
             rows, index = distinct(rows)
-        batch = index, dones, actions, logprobs, advantages, returns, values
+        batch = dones, actions, index, logprobs, advantages, returns / std, values / std
         batch = [x.view(-1, L, N).transpose(0, 1).reshape(L, -1) for x in batch]  # (L, B), B over chunks, then N [L3]
         b_h, b_c = (x[:T:L].reshape(1, -1, args.hidden_size) for x in (lstm_h, lstm_c))  # (1, B, H) [L2]
-        epochs = (torch.randperm(b_h.shape[1], device=device) for _ in range(args.update_epochs))
         all_stats = []
-        for mb in (mb for epoch in epochs for mb in epoch.chunk(args.num_minibatches)):  # (M,) [L3], one loop to break
-            mb_index, mb_dones, mb_actions, *mb_rollout = (x.index_select(1, mb).flatten() for x in batch)
-            mb_state = b_h.index_select(1, mb), b_c.index_select(1, mb)
-            _, newlogprob, entropy, newvalue, _ = forward(rows, mb_state, mb_dones, mb_actions, mb_index)
-            loss, stats = ppo_loss(newlogprob, entropy, newvalue, *mb_rollout, args)
-            if args.target_kl is not None and all_mean(stats["approx_kl"]) > args.target_kl:
-                break
-            optimizer.zero_grad()
-            loss.backward()
-            all_mean(*(parameter.grad for parameter in agent.parameters()))  # every process takes the same step
-            stats["grad_norm"] = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
-            optimizer.step()
-            all_stats.append(stats)
+        for epoch in (torch.randperm(b_h.shape[1], device=device) for _ in range(args.update_epochs)):
+            for mb in epoch.chunk(args.num_minibatches):  # (M,) [L3]
+                mb_batch = [x.index_select(1, mb).flatten() for x in batch]
+                _, newlogprob, entropy, newvalue, _ = forward(rows, (b_h[:, mb], b_c[:, mb]), *mb_batch[:3])
+                loss, stats = ppo_loss(newlogprob, entropy, newvalue / std, *mb_batch[3:], args)
+                optimizer.zero_grad()
+                loss.backward()
+                all_mean(*(parameter.grad for parameter in agent.parameters()))  # every process takes the same step
+                stats["grad_norm"] = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+                optimizer.step()
+                all_stats.append(stats)
 
         # ---- LOG
         means = all_mean(torch.stack([torch.stack(list(stats.values())) for stats in all_stats]).mean(0))
@@ -455,7 +457,9 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         global_step += batch_size
         train_seconds += time.time() - iteration_start
         metrics["losses/explained_variance"] = 1 - ((returns - values).var() / returns.var()).item()
-        metrics |= {"charts/learning_rate": optimizer.param_groups[0]["lr"], "charts/SPS": global_step / train_seconds}
+        metrics |= {"charts/learning_rate": adam["lr"], "charts/SPS": global_step / train_seconds}
+        kl, goal = metrics["losses/approx_kl"], args.desired_kl * remaining
+        adam["lr"] = max(adam["lr"] * (1.5 if kl < goal / 2 else 1 / 1.5 if kl > 2 * goal else 1.0), 3e-4)
         ends = torch.cat((dones[1:], next_done[None])).bool()
         if ends.any():
             ended_return, ended_length = running_stats_at.transpose(0, 1)[:, ends]
@@ -562,8 +566,7 @@ def load_checkpoint(path: str) -> dict:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if damaged or checkpoint["script"] != SCRIPT:
             raise ValueError(f"{damaged or checkpoint['script']} does not match")
-        saved = checkpoint["args"]
-        return checkpoint | {"args": Args(**{f.name: saved[f.name] for f in fields(Args) if f.name in saved})}
+        return checkpoint | {"args": Args(**{k: v for k, v in checkpoint["args"].items() if hasattr(Args, k)})}
 
 
 def load_agent(path: str, device="cpu") -> tuple[Agent, Args]:
@@ -621,12 +624,10 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0, 2 for what cannot run, 128 + n after signal n. A run that fails raises."""
     stop = []
-
     def on_signal(number, _frame):  # the iteration ends and is saved; the next signal does not wait
         if len(stop) >= (2 if WORLD > 1 else 1):  # torchrun passes on what a terminal or scheduler has sent already
             os._exit(128 + number)
         stop.append(number)
-
     for name in {"SIGINT", "SIGTERM", "SIGUSR1"} & set(dir(signal)):
         signal.signal(getattr(signal, name), on_signal)
     try:

@@ -104,5 +104,5 @@ def register():
 
 def arguments(script, **overrides):
     small = {"num_steps": 16, "seq_len": 8, "update_epochs": 4, "hidden_size": 16, "encoder_size": 16, "gamma": 0.9,
-             "learning_rate": 5e-3, "reward_scale": 1.0, "ent_coef": 0.01, "eval_every": 0}  # fmt: skip
+             "learning_rate": 5e-3, "ent_coef": 0.01, "eval_every": 0}  # fmt: skip
     return script.Args(**{**small, "eval_episodes": 20, "cuda": False, **overrides})

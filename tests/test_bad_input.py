@@ -13,8 +13,8 @@ from conftest import SCRIPTS, one, same, tiny
 VALUES = """
 --num-envs=0 --num-envs=four --num-steps=0 --seq-len=24 --num-minibatches=3 --num-minibatches=1000 --update-epochs=-1
 --total-timesteps=10 --num-threads=0 --hidden-size=0 --encoder-size=-1 --hidden-layer-size=-1 --learning-rate=-1
---learning-rate=nan --reward-scale=inf --gamma=1.5 --gae-lambda=nan --rand-move-eps=-0.1 --clip-coef=0
---max-grad-norm=0 --ent-coef=nan --vf-coef=-1 --target-kl=0 --seed=-1 --seed=2147483648 --eval-episodes=0
+--learning-rate=nan --gamma=1.5 --gae-lambda=nan --rand-move-eps=-0.1 --clip-coef=0
+--max-grad-norm=0 --ent-coef=nan --vf-coef=-1 --desired-kl=-1 --seed=-1 --seed=2147483648 --eval-episodes=0
 --eval-every=-1 --save-every=-1 --eval-only --env-id=NoSuchEnv-v0 --eval-env-id=Acrobot-v1 --resume=nowhere.pt
 """
 BAD = [(name, flag, flag.split("=")[0]) for flag in VALUES.split() for name in SCRIPTS]

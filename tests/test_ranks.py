@@ -28,7 +28,7 @@ def run(*inputs, **named):
 @slow
 def test_ranks_average_all_they_exchange_and_one_of_them_writes(script):
     """Gradients, the moments of advantages, KL divergences, metrics."""
-    flags = tiny(script, "--target-kl", 1e-5, "--learning-rate", 0.02, "--eval-every", 2)
+    flags = tiny(script, "--desired-kl", 1e-5, "--learning-rate", 0.02, "--eval-every", 2)
     code, _, err = run("tests/ranks.py", "none", script.__name__, *flags)
     assert code == 0, err
     run_dir, ranks = one("runs/*"), [torch.load(f"rank{rank}.pt") for rank in range(2)]
@@ -44,7 +44,7 @@ def test_ranks_average_all_they_exchange_and_one_of_them_writes(script):
 @slow
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1)])
 def test_resumed_by_as_many_processes_a_run_goes_on_exactly_by_others_with_new_episodes(before, after):
-    flags = tiny(ppo_lstm_minigrid, "--save-every", 2, "--target-kl", 0.02)
+    flags = tiny(ppo_lstm_minigrid, "--save-every", 2, "--desired-kl", 0.005)
     code, _, err = run("ppo_lstm_minigrid.py", *flags, number=before)
     assert code == 0, err
     path = one("runs/*/agent.pt")

@@ -37,7 +37,7 @@ def test_what_a_run_leaves(script, capsys):
 def test_stopped_by_a_signal_and_resumed_a_run_equals_the_uninterrupted_one(script, exact, monkeypatch):
     """Bit for bit: checkpoints, curves, results. So does one that is resumed from before what it logged last."""
     number = signal.SIGINT if script is ppo_lstm_minigrid else signal.SIGTERM
-    flags = tiny(script, "--eval-every", 2, "--target-kl", 0.02, "--rand-move-eps", 0.1, "--anneal-lr",
+    flags = tiny(script, "--eval-every", 2, "--desired-kl", 0.005, "--rand-move-eps", 0.1, "--anneal-lr",
                  "--total-timesteps", 448, "--save-every", 3, "--exp-name")  # fmt: skip
     assert script.main([*flags, "whole"]) == 0
     losses = []
@@ -159,8 +159,8 @@ def test_a_run_that_is_resumed_twice_at_once_is_resumed_once(script, monkeypatch
 
 LEARNING = {
     "learning_rate": 1e-4, "num_envs": 8, "num_steps": 32, "anneal_lr": None, "gamma": 0.5, "gae_lambda": 0.5,
-    "num_minibatches": 4, "update_epochs": 3, "norm_adv": None, "reward_scale": 3.0, "clip_coef": 1e-3,
-    "clip_vloss": None, "ent_coef": 0.5, "vf_coef": 0.1, "max_grad_norm": 1e-3, "target_kl": 1e-5,
+    "num_minibatches": 4, "update_epochs": 3, "norm_adv": None, "clip_coef": 1e-3,
+    "clip_vloss": None, "ent_coef": 0.5, "vf_coef": 0.1, "max_grad_norm": 1e-3, "norm_value": None, "desired_kl": 1e-6,
     "rand_move_eps": 0.5, "seq_len": 16, "encoder_size": 5, "hidden_size": 9, "hidden_layer_size": 5,
     "memoryless": None, "seed": 3, "total_timesteps": 128,
 }  # fmt: skip

@@ -21,7 +21,7 @@ MOMENTS = int(os.environ.get("MOMENTS", "3"))  # how often each script is killed
 
 @slow
 def test_killed_at_any_moment_a_run_resumes_bit_for_bit(script, exact):
-    flags = tiny(script, "--eval-every", 2, "--save-every", 1, "--target-kl", 0.02, "--rand-move-eps", 0.1,
+    flags = tiny(script, "--eval-every", 2, "--save-every", 1, "--desired-kl", 0.005, "--rand-move-eps", 0.1,
                  "--total-timesteps", 768, "--exp-name")  # fmt: skip
     draw, begin = random.Random(0), time.time()
     assert script.main([*flags, "whole"]) == 0

@@ -95,7 +95,7 @@ def test_what_is_written_holds_the_trace(shown):
     obs, dones = torch.from_numpy(trace["observations"]), torch.from_numpy(trace["dones"]).float()
     hidden, _ = agent.get_states(obs, agent.initial_state(1), dones)
     noted = trace["states"][:, 0], trace["logits"], trace["values"]
-    for a, b in zip(noted, (hidden, agent.actor(hidden), agent.critic(hidden)[:, 0]), strict=True):
+    for a, b in zip(noted, (hidden, agent.actor(hidden), agent.value(hidden)), strict=True):
         np.testing.assert_allclose(a, b.detach(), atol=1e-5)
     ends = trace["terminated"] | trace["truncated"]
     assert ends.sum() == 3 and ends[-1] and trace["dones"].tolist() == [1, *ends[:-1]]
@@ -284,7 +284,7 @@ def check(agent, steps, edit=None, other=()):
             new = {"zero": 0 * row, "wipe": 0 * row, "flip": -row, "hold": held, "keep": row,
                    "set": torch.tensor([[edit["h"]], [edit["c"]]]).expand(2, H), "swap": [*other, *[row] * 40][t]}
             row[:, units] = new[edit["kind"]][:, units]
-        rows.append((state[:, 0, 0], agent.actor(state[0, 0, 0]), agent.critic(state[0, 0, 0])[0]))
+        rows.append((state[:, 0, 0], agent.actor(state[0, 0, 0]), agent.value(state[0, 0, 0])))
     states, logits, values = (torch.stack(column) for column in zip(*rows, strict=True))
     for name, real in {"h": states[:, 0], "c": states[:, 1], "logits": logits, "value": values}.items():
         np.testing.assert_allclose([s[name] for s in steps], real, atol=1e-4, rtol=5e-6, err_msg=name)

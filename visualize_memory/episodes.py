@@ -228,7 +228,7 @@ def play(subject: Subject, env: gym.Env, read, seed: int, generator=None) -> Epi
         if episode.fork is None and at_fork(env_id, variables, 1)[0]:
             episode.fork = len(steps)
         hidden, state = agent.get_states(x, state, done)
-        logits, value = agent.actor(hidden), agent.critic(hidden)
+        logits, value = agent.actor(hidden), agent.value(hidden)
         probs = logits.softmax(-1)
         action = int(probs.argmax() if generator is None else torch.multinomial(probs, 1, generator=generator))
         obs, reward, *ends, _ = env.step(action + int(env.action_space.start))

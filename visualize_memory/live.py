@@ -35,11 +35,15 @@ def extract(agent) -> dict[str, np.ndarray] | None:
     state = {name: value.numpy() for name, value in agent.state_dict().items()}
     encoder = getattr(agent, "encoder", None)
     scale = getattr(encoder, "scale", None)
+    mean, var = state.pop("return_stats", (0, 1))
     if scale is None or "lstm.weight_ih_l0" not in state or not all(re.fullmatch(LAYERS, name) for name in state):
         return None
     if {type(module).__name__ for module in agent.modules()} - PARTS:
         return None
     state["lstm.bias"] = state.pop("lstm.bias_ih_l0") + state.pop("lstm.bias_hh_l0")
+    last = "critic.2" if "critic.2.weight" in state else "critic"  # which predicts standardised returns
+    state[f"{last}.weight"] = state[f"{last}.weight"] * var**0.5
+    state[f"{last}.bias"] = state[f"{last}.bias"] * var**0.5 + mean
     return state | {"scale": scale.numpy()}
 
 
@@ -79,8 +83,9 @@ def agrees(agent, net: dict, cells: int, memoryless: bool, steps: int = 24) -> b
         obs = rng.integers(0, highest, (steps, len(highest)), np.uint8)
     x, done = torch.from_numpy(obs), torch.eye(1, steps)[0]
     hidden, _ = agent.get_states(x, agent.initial_state(1), done)
-    heads = zip(forward(net, cells, memoryless, obs), (agent.actor, agent.critic), strict=True)
-    return all(np.allclose(found, head(hidden), atol=TOLERANCE) for found, head in heads)
+    logits, values = forward(net, cells, memoryless, obs)
+    return (np.allclose(logits, agent.actor(hidden), atol=TOLERANCE)
+            and np.allclose(values[:, 0], agent.value(hidden), atol=TOLERANCE))  # fmt: skip
 
 
 def world_of(env_id: str, view_size: int) -> dict | None:
