@@ -4,7 +4,7 @@
 
 # name | script and flags | seeds | seeds of the memoryless control
 rows="
-cartpole-novel | ppo_lstm_cartpole_novel.py | 1-10 | 1-3
+cartpole-novel | ppo_lstm_cartpole_novel.py | 1-20 | 1-3
 "
 
 exec "${PYTHON:-python}" "$(dirname "${BASH_SOURCE[0]}")/run.py" --rows "$rows" "$@"
