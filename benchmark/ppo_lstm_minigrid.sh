@@ -2,10 +2,8 @@
 # MiniGrid over seeds, each row with its memoryless control; -h explains the options.
 #    bash benchmark/ppo_lstm_minigrid.sh -w 2 -g memory-s13 -s 1-3
 run="ppo_lstm_minigrid.py --env-id MiniGrid"
-# eight units, chunks of eight steps, few environments
-short="--hidden-size 8 --hidden-layer-size 16 --seq-len 8 --learning-rate 8e-4 --num-steps 1024 --total-steps 10000000"
-short="$short --num-envs 16"
-# the flags of both groups were found before the learning rate was steered and returns were standardised
+short="--hidden-size 8 --hidden-layer-size 16 --seq-len 8 --learning-rate 8e-4 --num-steps 1024 --num-envs 16"
+# found before the learning rate was steered and returns were standardised
 steady="--desired-kl 0 --no-norm-value --num-minibatches 8 --rand-move-eps 0.05 --seq-len 32 --num-steps 128"
 maze="$steady --vf-coef 2 --total-timesteps 10000000 --hidden-size 128 --encoder-size 64 --num-envs 256"
 maze="$maze --gamma 0.99 --learning-rate 5e-4 --update-epochs 4 --eval-every 20 --eval-episodes 1000"
@@ -13,7 +11,6 @@ both="--eval-env-id MiniGrid-CustomMaze-S13-v0 MiniGrid-CustomMaze-S15-v0"
 # small steps and advantages as they are, so that while no reward comes noise does not end the exploring
 obstructed="$steady --view-size 7 --hidden-size 64 --encoder-size 64 --num-envs 128 --gamma 0.99 --vf-coef 0.5"
 obstructed="$obstructed --learning-rate 1e-3 --no-anneal-lr --update-epochs 4 --no-norm-adv --ent-coef 0.005"
-
 # name | script and flags | seeds | seeds of the memoryless control
 rows="
 memory-s13           | $run-MemoryS13-v0 --eval-env-id MiniGrid-MemoryS17Random-v0            | 1-59 | 1-3
@@ -21,7 +18,7 @@ memory-s9            | $run-MemoryS9-v0 --total-timesteps 1000000 --eval-every 4
 memory-s7            | $run-MemoryS7-v0 --total-timesteps 600000 --eval-every 4               | 1-59 | 1-3
 memory-s17random     | $run-MemoryS17Random-v0 --total-timesteps 5000000                      | 1-5  | 1-3
 small-memory-s13     | $run-MemoryS13-v0 --hidden-size 8                                      | 1-10 |
-short-memory-s13     | $run-MemoryS13-v0 $short                                               | 1-10 | 1
+short-memory-s13     | $run-MemoryS13-v0 $short --total-timesteps 10000000                    | 1-10 | 1
 maze-s13             | $run-CustomMaze-S13-v0 $maze                                           | 1-10 | 1-3
 mazerandom-s15       | $run-CustomMazeRandom-S15-v0 $maze $both                               | 1-10 | 1-3
 obstructedmaze-1dl   | $run-ObstructedMaze-1Dl-v0 $obstructed --total-timesteps 3000000       | 1-3  | 1
@@ -29,5 +26,4 @@ obstructedmaze-1dlh  | $run-ObstructedMaze-1Dlh-v0 $obstructed --total-timesteps
 obstructedmaze-1dlhb | $run-ObstructedMaze-1Dlhb-v0 $obstructed --total-timesteps 10000000    | 1    | 1
 obstructedmaze-2dlh  | $run-ObstructedMaze-2Dlh-v0 $obstructed --total-timesteps 6000000      | 1    | 1
 "
-
 exec "${PYTHON:-python}" "$(dirname "${BASH_SOURCE[0]}")/run.py" --rows "$rows" "$@"

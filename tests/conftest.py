@@ -104,12 +104,9 @@ def started(command, path="runs/*/agent.pt", **kwargs):
 def spy(monkeypatch, owner, name, after):
     """Call after(inputs, output) each time the function `name` of `owner` is called."""
     real = getattr(owner, name)
-
     def wrapper(*inputs, **kwargs):
-        output = real(*inputs, **kwargs)
-        after(inputs, output)
+        after(inputs, output := real(*inputs, **kwargs))
         return output
-
     monkeypatch.setattr(owner, name, wrapper)
 
 

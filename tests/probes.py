@@ -92,8 +92,7 @@ PROBES = {
     "NanObservation": (Probe, {"see": lambda self: [math.nan if self.steps > 200 else 0]}),
     "Raises": (Probe, {"worth": lambda self, _: 1 // (self.steps <= 200)}),
     "Unusual": (Unusual, {}),
-    "NoRender": (Unusual, {"render": None}),
-}  # fmt: skip
+    "NoRender": (Unusual, {"render": None})}  # fmt: skip
 
 
 def register():

@@ -21,12 +21,10 @@ BAD = [(name, flag, flag.split("=")[0]) for flag in VALUES.split() for name in S
 BAD += [("minigrid", flag, says) for flag, says in (
     ("--env-id=MiniGrid-MemoryS14-v0", "MiniGrid-MemoryS1"), ("--env-id=MiniGrid-CustomMaze-S4-v0", "--env-id"),
     ("--env-id=CartPole-v1", "--env-id"), ("--env-id=MiniGrid-GoToDoor-5x5-v0", "mission"),
-    ("--eval-env-id=MiniGrid-ObstructedMaze-1Dl-v0", "--eval-env-id"), ("--view-size=4", "--view-size"),
-)]  # fmt: skip
+    ("--eval-env-id=MiniGrid-ObstructedMaze-1Dl-v0", "--eval-env-id"), ("--view-size=4", "--view-size"))]  # fmt: skip
 BAD += [("cartpole", flags, says) for flags, says in (
     ("--env-id=Pendulum-v1", "discrete"), ("--env-id=FrozenLake-v1", "--env-id"),
-    ("--env-id=My/NoRender-v0 --capture-video", "--env-id"),
-)]  # fmt: skip
+    ("--env-id=My/NoRender-v0 --capture-video", "--env-id"))]  # fmt: skip
 
 
 def refused(script, flags, capsys, says):
@@ -86,8 +84,7 @@ CHANGES = [  # what makes the checkpoint of another network, script or run
     lambda c: c["args"].update(hidden_size=9), lambda c: c.pop("optimizer"),
     lambda c: c["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
     lambda c: c["args"].update(num_envs=8), lambda c: c["ranks"][0].pop("rng"),
-    lambda c: c["ranks"][0].update(envs=dict.fromkeys(c["ranks"][0]["envs"] or (), torch.zeros(1))),
-]  # fmt: skip
+    lambda c: c["ranks"][0].update(envs=dict.fromkeys(c["ranks"][0]["envs"] or (), torch.zeros(1)))]  # fmt: skip
 
 
 def test_a_foreign_checkpoint_or_one_that_lacks_a_part(script, made, capsys):

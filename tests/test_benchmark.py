@@ -177,8 +177,8 @@ def make_run(name, seed, curve, script="ppo_lstm_minigrid", **changes):
 
 def test_report_of_runs(capsys):
     for seed, curve in ((1, [0.5, 0.98, 0.5, 1.0]), (2, [0.5, 0.99, 1.0, 1.0]), (3, [0.5, 0.5, 0.5, 0.6])):
-        make_run("mine", seed, curve, num_envs=64, norm_adv=False)
-    make_run("control", 1, [0.5, 0.5], num_envs=64, norm_adv=False, memoryless=True)
+        make_run("mine", seed, curve, num_envs=32, norm_adv=False)
+    make_run("control", 1, [0.5, 0.5], num_envs=32, norm_adv=False, memoryless=True)
     make_run("mine", 1, [0.25, 0.25], num_envs=32)  # other flags under the same name: another row
     make_run("pole", 1, [100.0, 480.0, 470.0, 490.0], script="ppo_lstm_cartpole_novel")
     logless = make_run("logless", 1, [1.0])
@@ -187,7 +187,7 @@ def test_report_of_runs(capsys):
     assert f"{logless}: ValueError: it has no event file" in capsys.readouterr().err
     text = Path("runs[1]/report/README.md").read_text()
     (row,) = (line for line in text.splitlines() if line.startswith("| mine | `"))
-    assert "`python ppo_lstm_minigrid.py --num-envs 64 --no-norm-adv` | 3 " in row
+    assert "`python ppo_lstm_minigrid.py --num-envs 32 --no-norm-adv` | 3 " in row
     assert "| 0.867 [0.600, 1.000] | 0.600 (seed 3) |" in row and "| 0.004 (0.002 to 0.004), 2/3 at 0.97 |" in row
     assert row.endswith("| 0.500 (n = 1) | 1.00 [1.00, 1.00] |")
     assert "| mine (2) | `python ppo_lstm_minigrid.py --num-envs 32` | 1 |" in text

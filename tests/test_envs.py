@@ -44,7 +44,6 @@ def test_flat_observation_is_the_image_then_the_direction(view):
         obs, *_ = env.step(action)
 
 
-# ---- MiniGrid Memory
 def layout_of(env):
     real = env.unwrapped
     return int(real.grid.get(1, real.height // 2 - 1).type == "ball"), *map(int, real.success_pos)
@@ -115,7 +114,6 @@ def test_memory_starts_as_often_as_in_minigrid(env_id):
     assert real.sum() == 5000 and chi_square(real, probs) < 5
 
 
-# ---- mazes
 @pytest.mark.parametrize(("size", "width"), [(5, 5), (6, 6), (13, 13), (10, 15), (24, 24)])
 def test_each_maze_is_a_spanning_tree(size, width):
     """All free cells are connected, with one passage fewer than cells."""
@@ -178,7 +176,6 @@ def test_batched_and_single_maze_agree(env_id, view):
     assert ended > 10
 
 
-# ---- CartPole, and what all batched environments promise
 def test_batched_and_single_cartpole_agree():
     n, ended = 5, 0
     vec, single = gym.make_vec("CartPoleNoVel-v0", n), gym.make("CartPoleNoVel-v0").unwrapped

@@ -16,8 +16,7 @@ def lines(*patterns):
 
 @pytest.mark.parametrize(("patterns", "limit"), [
     (NAMES[:1], 650), (NAMES[1:], 650), (["envs.py"], 600), (["README.md"], 150),
-    (["benchmark/*.py", "benchmark/*.sh"], 1300), (["tests/*.py"], 2200),
-], ids=("minigrid", "cartpole", "envs", "README", "benchmark", "tests"))  # fmt: skip
+    (["benchmark/*.py", "benchmark/*.sh"], 1300), (["tests/*.py"], 2200)])
 def test_sizes(patterns, limit):
     assert len(lines(*patterns)) <= limit
 

@@ -15,8 +15,7 @@ from gymnasium import spaces
 import envs as task_envs
 import ppo_lstm_cartpole_novel
 
-T, N = 9, 4
-NO_RESULTS = {"argmax": {}, "sampled": {}}
+T, N, NO_RESULTS = 9, 4, {"argmax": {}, "sampled": {}}
 
 
 @pytest.mark.parametrize(("gamma", "lam"), [(0.99, 0.95), (1.0, 1.0), (0.9, 0.0), (0.0, 0.5)])
@@ -74,8 +73,8 @@ def test_importance_ratio_is_one_before_the_first_update(script, small, monkeypa
     spy(monkeypatch, script, "ppo_loss", note)
     if control == "late reset":
         monkeypatch.setattr(script.Agent, "get_action_and_value", late)
-    flags = {"num_minibatches": 1, "update_epochs": 1, "total_timesteps": 64 * 20, "rand_move_eps": 0.1}
-    flags["norm_value"] = False  # otherwise the unit of values changes between rollout and update
+    flags = {"num_minibatches": 1, "update_epochs": 1, "total_timesteps": 64 * 20, "rand_move_eps": 0.1,
+             "norm_value": False}  # fmt: skip
     script.train(small(**flags, learning_rate=0.02, memoryless=control == "memoryless"))
     assert len(errors) == 20 and (max(errors) > 1e-3 if control == "late reset" else max(errors) < 1e-5)
 
@@ -168,38 +167,28 @@ def test_truncation_bootstraps_from_the_state_that_is_not_reset_and_termination_
 
 def test_the_learning_rate_follows_the_kl_divergence(script, small, monkeypatch):
     """Half as much again below half of the goal, a third less above twice the goal, within its limits."""
-    kls, rates = [0.0, 0.04, 0.19, 0.21, 0.21, 0.1, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0], []
+    kls, rates, expected = [0.0, 0.04, 0.19, 0.21, 0.21, 0.1, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0], [], [2e-3]
     spy(monkeypatch, torch.optim.Adam, "step", lambda inputs, _: rates.append(inputs[0].param_groups[0]["lr"]))
-    spy(monkeypatch, script, "ppo_loss", lambda _, output: output[1]["approx_kl"].fill_(kls[len(rates)]))
-    once = {"num_minibatches": 1, "update_epochs": 1, "learning_rate": 2e-3, "total_timesteps": 64 * len(kls)}
-    script.train(small(desired_kl=0.1, anneal_lr=False, **once))
-    expected = [2e-3]
+    spy(monkeypatch, script, "ppo_loss", lambda _, output: output[1]["approx_kl"].fill_(kls[len(rates) % 12]))
+    flags = {"desired_kl": 0.1, "learning_rate": 2e-3, "total_timesteps": 768, "num_minibatches": 1, "update_epochs": 1}
+    script.train(small(anneal_lr=False, **flags))
     for kl in kls[:-1]:
-        factor = 1.5 if kl < 0.05 else 1 / 1.5 if kl > 0.2 else 1
-        expected.append(min(max(expected[-1] * factor, 3e-4), 1e-2))
-    assert rates == pytest.approx(expected) and len(set(rates)) > 5
-    rates.clear(), kls.clear(), kls.extend([0.0] * 12)
-    script.train(small(desired_kl=0.1, anneal_lr=True, **once))  # the upper limit falls to zero
-    assert rates == pytest.approx([min(2e-3 * 1.5**i, 1e-2 * (1 - i / 12)) for i in range(12)])
+        expected.append(min(max(expected[-1] * (1.5 if kl < 0.05 else 1 / 1.5 if kl > 0.2 else 1), 3e-4), 1e-2))
+    kls[:] = [0.0] * 12
+    script.train(small(**flags))  # the upper limit falls to zero
+    assert rates == pytest.approx(expected + [min(2e-3 * 1.5**i, 1e-2 * (1 - i / 12)) for i in range(12)])
 
 
 def test_the_critic_predicts_standardised_returns(script, small, monkeypatch):
-    """Running statistics of the returns of rollouts; the loss sees returns and values in these units."""
-    rollouts, losses, stats = [], [], []
+    """By running statistics of returns, of which the loss sees returns and values in units."""
+    rollouts, losses, mean, var = [], [], 0.0, 1.0
     spy(monkeypatch, script, "gae", lambda _, output: rollouts.append(output[1].double()))
-    spy(monkeypatch, script, "ppo_loss", lambda inputs, _: losses.append([x.detach().clone() for x in inputs[2:7]]))
-    once = {"num_minibatches": 1, "update_epochs": 1, "total_timesteps": 64 * 3, "norm_adv": False}
-    agent, _ = script.train(small(norm_value=True, **once))
-    mean, var = 0.0, 1.0
-    for i, returns in enumerate(rollouts):
+    spy(monkeypatch, script, "ppo_loss", lambda inputs, _: losses.append(inputs[5].double()))
+    agent, _ = script.train(small(norm_value=True, total_timesteps=192, num_minibatches=1, update_epochs=1))
+    for i, (returns, used) in enumerate(zip(rollouts, losses, strict=True)):
         mean += (returns.mean() - mean) / (i + 1)
         var += (((returns - returns.mean()) ** 2).mean() - var) / (i + 1)
-        stats.append(var**0.5)
-    assert agent.return_stats.tolist() == pytest.approx([mean.item(), var.item()], rel=1e-4, abs=2e-6)
-    for (newvalue, _, _, returns, values), rollout, std in zip(losses, rollouts, stats, strict=True):
-        assert sorted(returns.tolist()) == pytest.approx(sorted((rollout / std).flatten().tolist()), rel=1e-3, abs=1e-3)
-        assert newvalue.std() < 100 and values.shape == newvalue.shape
-    hidden = torch.randn(5, agent.lstm.hidden_size)
-    expected = agent.critic(hidden)[:, 0] * agent.return_stats[1].sqrt() + agent.return_stats[0]
-    torch.testing.assert_close(agent.value(hidden), expected)
-    assert script.train(small(norm_value=False, **once))[0].return_stats.tolist() == [0, 1]
+        torch.testing.assert_close(used.sort()[0], (returns / var**0.5).flatten().sort()[0], rtol=1e-3, atol=1e-3)
+    hidden = torch.randn(5, 8)
+    torch.testing.assert_close(agent.value(hidden), agent.critic(hidden)[:, 0] * float(var) ** 0.5 + float(mean))
+    assert script.train(small(norm_value=False, total_timesteps=192))[0].return_stats.tolist() == [0, 1]

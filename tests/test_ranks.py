@@ -59,8 +59,7 @@ def test_resumed_by_as_many_processes_a_run_goes_on_exactly_by_others_with_new_e
 
 @slow
 @pytest.mark.parametrize(("fault", "message"), [
-    ("raises", "rank 1 is broken"), ("dies", "SIGKILL"), ("nan", "not finite"),
-])  # fmt: skip
+    ("raises", "rank 1 is broken"), ("dies", "SIGKILL"), ("nan", "not finite")])  # fmt: skip
 def test_a_rank_that_fails_ends_the_job_with_its_error(fault, message):
     flags, begin = tiny(ppo_lstm_minigrid, "--total-timesteps", 10**6), time.time()
     code, _, err = run("tests/ranks.py", fault, "ppo_lstm_minigrid", *flags)

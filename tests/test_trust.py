@@ -112,7 +112,6 @@ def test_logs_that_fail_do_not_end_the_run(script, monkeypatch):
     import tqdm
     import wandb
     from torch.utils.tensorboard import SummaryWriter
-
     with monkeypatch.context() as patch, pytest.warns(UserWarning, match="No space left"):
         for owner, names in {SummaryWriter: "add_scalar add_text flush close", wandb: "init log define_metric finish",
                              task_envs: "record_videos", tqdm.tqdm: "write", sys.stdout: "write flush"}.items():
@@ -125,8 +124,7 @@ def test_logs_that_fail_do_not_end_the_run(script, monkeypatch):
 CONSOLES = {
     "full": "PYTHONUNBUFFERED= {} >/dev/full 2>/dev/full", "ascii": "PYTHONIOENCODING=ascii {} --exp-name größe",
     "reader gone": "PYTHONUNBUFFERED=1 {} | true; exit ${{PIPESTATUS[0]}}", "no stderr": "{} 2>&-",
-    "reader gone late": "PYTHONUNBUFFERED= {} | true; exit ${{PIPESTATUS[0]}}", "neither": "{} >&- 2>&-",
-}  # fmt: skip
+    "reader gone late": "PYTHONUNBUFFERED= {} | true; exit ${{PIPESTATUS[0]}}", "neither": "{} >&- 2>&-"}  # fmt: skip
 
 
 @cartpole_slowly

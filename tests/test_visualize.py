@@ -226,8 +226,7 @@ def test_bad_input(capsys):
         ("new.pt --script text.pt", "cannot import"), ("copied.pt --script copy.py", "(h, c)"),
         ("new.pt --env-id NoSuchEnv-v0", "--env-id"), ("new.pt --env-id CartPole-v1", "observation"),
         ("new.pt --episodes 0", "--episodes"), ("new.pt --out text.pt/inside", "--out"),
-        (SHIPPED % "MiniGrid-ObstructedMaze-1Dl-v0" + " --analysis", "task_variables"),
-    ):  # fmt: skip
+        (SHIPPED % "MiniGrid-ObstructedMaze-1Dl-v0" + " --analysis", "task_variables")):  # fmt: skip
         assert viewer.main(flags.split()) == 2
         out, err = capsys.readouterr()
         assert says in err and err.startswith("error: ") and err.count("\n") == 1 and not out, flags
