@@ -64,7 +64,7 @@ class Args:
     view_size: int = 3  # side of the square of cells that the agent sees, odd; 0 is the whole grid
     ignore_mission: bool = False  # accept ids whose mission varies; the agent does not read it
 
-    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 3_000_000  # PPO: steps, rounded down
+    total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 2_000_000  # PPO: steps, rounded down
     learning_rate: float = 2.5e-3  # Adam's step size
     num_envs: int = 64  # environments stepped together (N); under torchrun those of all processes
     num_steps: int = 128  # steps of each environment per rollout (T); total_timesteps is rounded down to rollouts
