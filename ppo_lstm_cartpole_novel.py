@@ -5,9 +5,8 @@ were. Expect a return of 500 after 100,000 steps, some ten seconds on a CPU core
 drawn); without memory it stays near 44:
     python ppo_lstm_cartpole_novel.py
 
-T = num_steps, N = num_envs (of this process), L = seq_len, B = T / L * N sequences of a rollout, M of a minibatch,
-D = observation size, F = encoded size, H = hidden_size, A = actions. LSTM states are pairs (h, c) of (1, N, H).
-What the LSTM adds to PPO; the comments below cite these:
+T = num_steps, N = num_envs (of this process), L = seq_len, B = T / L * N sequences of a rollout, M of a minibatch, D =
+observation size, F = encoded, H = hidden_size, A = actions; states are (h, c) of (1, N, H). What the LSTM adds to PPO:
 [L1] dones[t] is 1 where obs[t] begins an episode; the state is zeroed before it ("37 details", Huang et al. 2022).
 [L2] Rollouts are cut into chunks of L steps that begin with the states the rollout had there (Kapturowski et al. 2019).
 [L3] Minibatches shuffle whole sequences, never steps, so that each is consecutive and from one environment.
@@ -75,7 +74,7 @@ class Args:
     gamma: float = 0.995  # discount per step
     gae_lambda: float = 0.98  # lambda of generalised advantage estimation
     anneal_lr: bool = True  # let the learning rate, or with --desired-kl its goal and limit, fall linearly to zero
-    desired_kl: float = 0.01  # steer the learning rate, 3e-4 to 1e-2, to this KL divergence an update (0: keep it)
+    desired_kl: float = 0.01  # an update ends at twice this KL divergence, which steers the learning rate (0: neither)
     norm_adv: bool = True  # normalise advantages in each minibatch
     norm_value: bool = True  # let the critic predict returns that are standardised by running statistics
     clip_vloss: bool = False  # clip the value loss too
@@ -394,7 +393,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     for iteration in trange(global_step // batch_size + 1, num_iterations + 1, disable=RANK > 0 or None):
         iteration_start = time.time()
         remaining = 1 - (iteration - 1) / num_iterations if args.anneal_lr else 1.0
-        adam["lr"] = min(adam["lr"], 1e-2 * remaining) if args.desired_kl else args.learning_rate * remaining
+        adam["lr"] = min(max(adam["lr"], 3e-4), 1e-2 * remaining) if args.desired_kl else args.learning_rate * remaining
 
         # ---- ROLLOUT
         with torch.no_grad():
@@ -430,18 +429,20 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         batch = dones, actions, index, logprobs, advantages, returns / std, values / std
         batch = [x.view(-1, L, N).transpose(0, 1).reshape(L, -1) for x in batch]  # (L, B), B over chunks, then N [L3]
         b_h, b_c = (x[:T:L].reshape(1, -1, args.hidden_size) for x in (lstm_h, lstm_c))  # (1, B, H) [L2]
-        all_stats = []
-        for epoch in (torch.randperm(b_h.shape[1], device=device) for _ in range(args.update_epochs)):
-            for mb in epoch.chunk(args.num_minibatches):  # (M,) [L3]
-                mb_batch = [x.index_select(1, mb).flatten() for x in batch]
-                _, newlogprob, entropy, newvalue, _ = forward(rows, (b_h[:, mb], b_c[:, mb]), *mb_batch[:3])
-                loss, stats = ppo_loss(newlogprob, entropy, newvalue / std, *mb_batch[3:], args)
-                optimizer.zero_grad()
-                loss.backward()
-                all_mean(*(parameter.grad for parameter in agent.parameters()))  # every process takes the same step
-                stats["grad_norm"] = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
-                optimizer.step()
-                all_stats.append(stats)
+        epochs = (torch.randperm(b_h.shape[1], device=device) for _ in range(args.update_epochs))
+        all_stats, goal, too_far = [], args.desired_kl * remaining, False
+        for mb in (mb for epoch in epochs for mb in epoch.chunk(args.num_minibatches)):  # (M,) [L3], one loop to break
+            mb_batch = [x.index_select(1, mb).flatten() for x in batch]
+            _, newlogprob, entropy, newvalue, _ = forward(rows, (b_h[:, mb], b_c[:, mb]), *mb_batch[:3])
+            loss, stats = ppo_loss(newlogprob, entropy, newvalue / std, *mb_batch[3:], args)
+            if too_far := bool(all_stats and goal and all_mean(stats["approx_kl"]) > 2 * goal):
+                break
+            optimizer.zero_grad()
+            loss.backward()
+            all_mean(*(parameter.grad for parameter in agent.parameters()))  # every process takes the same step
+            stats["grad_norm"] = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+            optimizer.step()
+            all_stats.append(stats)
 
         # ---- LOG
         means = all_mean(torch.stack([torch.stack(list(stats.values())) for stats in all_stats]).mean(0))
@@ -452,8 +453,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         train_seconds += time.time() - iteration_start
         metrics["losses/explained_variance"] = 1 - ((returns - values).var() / returns.var()).item()
         metrics |= {"charts/learning_rate": adam["lr"], "charts/SPS": global_step / train_seconds}
-        kl, goal = metrics["losses/approx_kl"], args.desired_kl * remaining  # the adaptive schedule of RSL-RL
-        adam["lr"] = max(adam["lr"] * (1.5 if kl < goal / 2 else 1 / 1.5 if kl > 2 * goal else 1.0), 3e-4)
+        adam["lr"] *= 1 / 1.5 if too_far else 1.5 if metrics["losses/approx_kl"] < goal / 2 else 1
         ends = torch.cat((dones[1:], next_done[None])).bool()
         if ends.any():
             ended_return, ended_length = running_stats_at.transpose(0, 1)[:, ends]

@@ -13,11 +13,11 @@ obstructed="$steady --view-size 7 --hidden-size 64 --encoder-size 64 --num-envs 
 obstructed="$obstructed --learning-rate 1e-3 --no-anneal-lr --update-epochs 4 --no-norm-adv --ent-coef 0.005"
 # name | script and flags | seeds | seeds of the memoryless control
 rows="
-memory-s13           | $run-MemoryS13-v0 --eval-env-id MiniGrid-MemoryS17Random-v0            | 1-59 | 1-3
+memory-s13           | $run-MemoryS13-v0                                                      | 1-59 | 1-3
 memory-s9            | $run-MemoryS9-v0 --total-timesteps 1000000 --eval-every 4              | 1-59 | 1-3
 memory-s7            | $run-MemoryS7-v0 --total-timesteps 600000 --eval-every 4               | 1-59 | 1-3
 memory-s17random     | $run-MemoryS17Random-v0 --total-timesteps 5000000                      | 1-5  | 1-3
-small-memory-s13     | $run-MemoryS13-v0 --hidden-size 8 --total-timesteps 3000000            | 1-10 |
+small-memory-s13     | $run-MemoryS13-v0 --hidden-size 8                                      | 1-10 |
 short-memory-s13     | $run-MemoryS13-v0 $short --total-timesteps 10000000                    | 1-10 | 1
 maze-s13             | $run-CustomMaze-S13-v0 $maze                                           | 1-10 | 1-3
 mazerandom-s15       | $run-CustomMazeRandom-S15-v0 $maze $both                               | 1-10 | 1-3

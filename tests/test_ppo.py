@@ -165,18 +165,20 @@ def test_truncation_bootstraps_from_the_state_that_is_not_reset_and_termination_
     assert dones[:, 0].nonzero().flatten().tolist() == [0, 5, 10, 15]
 
 
-def test_the_learning_rate_follows_the_kl_divergence(script, small, monkeypatch):
-    """Half as much again below half of the goal, a third less above twice the goal, within its limits."""
-    kls, rates, expected = [0.0, 0.04, 0.19, 0.21, 0.21, 0.1, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0], [], [2e-3]
+def test_the_kl_divergence_ends_updates_and_steers_the_learning_rate(script, small, monkeypatch):
+    """Slower after an update that went too far, faster below half of the goal, within limits. The first step counts."""
+    kls, rates, rollouts, lr, expected = [0.0, 0.04, 0.19, 0.21, 0.1, *[1.0] * 7, 0.0], [], [], 2e-3, []
     spy(monkeypatch, torch.optim.Adam, "step", lambda inputs, _: rates.append(inputs[0].param_groups[0]["lr"]))
-    spy(monkeypatch, script, "ppo_loss", lambda _, output: output[1]["approx_kl"].fill_(kls[len(rates) % 12]))
-    flags = {"desired_kl": 0.1, "learning_rate": 2e-3, "total_timesteps": 768, "num_minibatches": 1, "update_epochs": 1}
+    spy(monkeypatch, script, "gae", lambda *_: rollouts.append(1))
+    spy(monkeypatch, script, "ppo_loss", lambda _, output: output[1]["approx_kl"].fill_(kls[len(rollouts) - 1]))
+    flags = {"desired_kl": 0.1, "learning_rate": 2e-3, "total_timesteps": 64 * 13, "num_minibatches": 1}
     script.train(small(anneal_lr=False, **flags))
-    for kl in kls[:-1]:
-        expected.append(min(max(expected[-1] * (1.5 if kl < 0.05 else 1 / 1.5 if kl > 0.2 else 1), 3e-4), 1e-2))
-    kls[:] = [0.0] * 12
+    for kl in kls:
+        expected += [lr] * (1 if kl > 0.2 else 2)
+        lr = min(max(lr * (1 / 1.5 if kl > 0.2 else 1.5 if kl < 0.05 else 1), 3e-4), 1e-2)
+    kls.extend([0.0] * 13)
     script.train(small(**flags))  # the upper limit falls to zero
-    assert rates == pytest.approx(expected + [min(2e-3 * 1.5**i, 1e-2 * (1 - i / 12)) for i in range(12)])
+    assert rates == pytest.approx(expected + [min(2e-3 * 1.5**i, 1e-2 * (1 - i / 13)) for i in range(13) for _ in "ab"])
 
 
 def test_the_critic_predicts_standardised_returns(script, small, monkeypatch):
