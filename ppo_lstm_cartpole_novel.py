@@ -453,7 +453,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         train_seconds += time.time() - iteration_start
         metrics["losses/explained_variance"] = 1 - ((returns - values).var() / returns.var()).item()
         metrics |= {"charts/learning_rate": adam["lr"], "charts/SPS": global_step / train_seconds}
-        adam["lr"] *= 1 / 1.5 if too_far else 1.5 if metrics["losses/approx_kl"] < goal / 2 else 1
+        adam["lr"] *= 1 / 1.5 if too_far else 1.5 if metrics["losses/approx_kl"] < goal / 2 else 1  # like RSL-RL
         ends = torch.cat((dones[1:], next_done[None])).bool()
         if ends.any():
             ended_return, ended_length = running_stats_at.transpose(0, 1)[:, ends]

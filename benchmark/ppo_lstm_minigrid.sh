@@ -6,7 +6,7 @@ short="--hidden-size 8 --hidden-layer-size 16 --seq-len 8 --learning-rate 8e-4 -
 # found before the learning rate was steered and returns were standardised
 steady="--desired-kl 0 --no-norm-value --num-minibatches 8 --rand-move-eps 0.05 --seq-len 32 --num-steps 128"
 maze="$steady --vf-coef 2 --total-timesteps 10000000 --hidden-size 128 --encoder-size 64 --num-envs 256"
-maze="$maze --gamma 0.99 --learning-rate 5e-4 --update-epochs 4 --eval-every 20 --eval-episodes 1000"
+maze="$maze --ent-coef 0.01 --gamma 0.99 --learning-rate 5e-4 --update-epochs 4 --eval-every 20 --eval-episodes 1000"
 both="--eval-env-id MiniGrid-CustomMaze-S13-v0 MiniGrid-CustomMaze-S15-v0"
 # small steps and advantages as they are, so that while no reward comes noise does not end the exploring
 obstructed="$steady --view-size 7 --hidden-size 64 --encoder-size 64 --num-envs 128 --gamma 0.99 --vf-coef 0.5"
