@@ -74,7 +74,7 @@ class Args:
     gamma: float = 0.995  # discount per step
     gae_lambda: float = 0.98  # lambda of generalised advantage estimation
     anneal_lr: bool = True  # let the learning rate, or with --desired-kl its goal and limit, fall linearly to zero
-    desired_kl: float = 0.01  # an update ends at twice this KL divergence, which steers the learning rate (0: neither)
+    desired_kl: float = 0.02  # an update ends at twice this KL divergence, which steers the learning rate (0: neither)
     norm_adv: bool = True  # normalise advantages in each minibatch
     norm_value: bool = True  # let the critic predict returns that are standardised by running statistics
     clip_vloss: bool = False  # clip the value loss too

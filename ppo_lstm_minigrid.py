@@ -67,7 +67,7 @@ class Args:
     learning_rate: float = 2.5e-3  # Adam's step size, of the first rollout only where --desired-kl steers it
     num_envs: int = 64  # environments stepped together (N); under torchrun those of all processes
     num_steps: int = 128  # steps of each environment per rollout (T); total_timesteps is rounded down to rollouts
-    num_minibatches: int = 4  # minibatches per epoch; divides the num_envs * num_steps / seq_len sequences of a rollout
+    num_minibatches: int = 8  # minibatches per epoch; divides the num_envs * num_steps / seq_len sequences of a rollout
     update_epochs: int = 8  # passes over a rollout
     clip_coef: float = 0.2  # clip range of the importance ratio
     ent_coef: float = 0.02  # weight of the entropy bonus
