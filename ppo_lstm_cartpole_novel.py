@@ -1,7 +1,7 @@
 """PPO with an LSTM, in one file, on a task that needs memory.
 
 CartPole shows where the cart is and how the pole leans, not how fast either moves: the agent has to remember where they
-were. Expect a return of 500 after 100,000 steps, some ten seconds on a CPU core (20 seeds of 20; 497 if actions are
+were. Expect a return of 500 after 100,000 steps, some ten seconds on a CPU core (20 seeds of 20; 496 if actions are
 drawn); without memory it stays near 44:
     python ppo_lstm_cartpole_novel.py
 
