@@ -197,9 +197,9 @@ def test_report_of_runs(capsys):
 def test_report_publishes_only_when_told_and_all_or_nothing(monkeypatch):
     monkeypatch.setattr(report, "ROOT", Path().resolve())
     os.makedirs("benchmark/results/raw")
-    for path in (BENCH / "results" / "raw").glob("memory-s13_*"):
+    for path in (BENCH / "results" / "raw").glob("mazerandom-s15_*"):
         shutil.copy(path, "benchmark/results/raw")
-    marks = "<!-- results: memory-s13 memory-s13:MiniGrid-MemoryS17Random-v0 mine -->"
+    marks = "<!-- results: mazerandom-s15 mazerandom-s15:MiniGrid-CustomMaze-S13-v0 mine -->"
     Path("README.md").write_text(f"a\n{marks}\nold\n<!-- /results -->\nz\n")
     make_run("mine", 1, [0.5, 1.0])
     with pytest.raises(SystemExit):
@@ -211,7 +211,7 @@ def test_report_publishes_only_when_told_and_all_or_nothing(monkeypatch):
 
     first, text = contents(), Path("README.md").read_text()
     assert "old" not in text and text.endswith("\n<!-- /results -->\nz\n")
-    assert text.index("| memory-s13 | 10 | 1.000 [1.000, 1.000] |") < text.index("| mine | 1 | 1.000 |")
+    assert text.index("| mazerandom-s15 | 2 | 0.989 [0.984, 0.994] |") < text.index("| mine | 1 | 1.000 |")
     assert report.main(["--publish"]) == 0 and first == contents()  # the same from the files in raw/ alone
     make_run("mine", 1, [0.5, 0.5], num_envs=32)
     first = contents()
