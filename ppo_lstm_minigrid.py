@@ -64,7 +64,7 @@ class Args:
     ignore_mission: bool = False  # accept ids whose mission varies; the agent does not read it
 
     total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 3_000_000  # PPO: steps, rounded down
-    learning_rate: float = 2.5e-3  # Adam's step size, of the first rollout only where --desired-kl steers it
+    learning_rate: float = 2.5e-3  # Adam's step size; --desired-kl steers it from here on, within 3e-4 to 1e-2
     num_envs: int = 64  # environments stepped together (N); under torchrun those of all processes
     num_steps: int = 128  # steps of each environment per rollout (T); total_timesteps is rounded down to rollouts
     num_minibatches: int = 8  # minibatches per epoch; divides the num_envs * num_steps / seq_len sequences of a rollout
@@ -295,7 +295,7 @@ def ppo_loss(newlogprob, entropy, newvalue, logprobs, advantages, returns, value
 
 def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None, stop: list | tuple = ()):
     """Train, or continue from `checkpoint`, until a signal handler puts a number into `stop`; write to `run_dir` (a new
-    one under runs/) -> agent, results ({} if stopped). Raises UsageError, FloatingPointError for gradients."""
+    one under runs/) -> agent, results ({} if stopped). Raises UsageError, FloatingPointError at a gradient with NaN."""
     # ---- SETUP
     started = time.time()
     torch.set_num_threads(args.num_threads)
