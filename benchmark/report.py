@@ -184,7 +184,7 @@ def markdown(header: str, lines: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def tables(rows: list[Row], notes: Path) -> str:
+def tables(rows: list[Row], points: list[Row], notes: Path) -> str:
     main, marks, elsewhere, controls = [], [], [], [row.control for row in rows]
     for row in rows:
         (solved, middle, spread, _), control = row.held(row.marks[0]), row.control
@@ -202,7 +202,7 @@ def tables(rows: list[Row], notes: Path) -> str:
               (("global_step", 1e6, 2), ("training_seconds", 60, 1), ("SPS", 1, 0))),
             f"{control.iqm()} (n = {control.n})" if control else "-",
             with_interval([row.final(), control.final()], improvement, 2) if control else "-"])
-    commits = sorted({commit for row in rows for record in row.records for commit in record["commits"]})
+    commits = sorted({commit for row in rows + points for record in row.records for commit in record["commits"]})
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "benchmark" / "report.md", notes) if path.is_file()]
     text = "\n".join([*texts, f"Commits of the runs: {', '.join(commits) or 'unknown'}.\n\n"])
     text += markdown("task | command | seeds | measure | argmax: IQM | worst | sampled: IQM | M steps to mark | "
@@ -211,16 +211,32 @@ def tables(rows: list[Row], notes: Path) -> str:
     text += markdown("task | mark | solved | median, M steps | fastest to slowest | median, minutes", marks)
     text += "\n## On environments never trained on\n\n"
     text += markdown("agents | tested on | seeds | argmax: IQM | worst | sampled: IQM", elsewhere)
+    if points:
+        solved = sum(row.held(1.0)[0] == f"{row.n}/{row.n}" for row in points)
+        text += f"\n## One flag at a time\n\nMemoryS13: all seeds end at 1.0 at {solved} of {len(points)} points.\n\n"
+        text += markdown("flag | at 1.0 to the end | median, M steps | fastest to slowest | median, minutes",
+                         [[row.name, *row.held(1.0)] for row in points])  # fmt: skip
     return text + "\n## Pictures\n" + "".join(f"\n![{axis}]({name})\n" for axis, name in PICTURES.items())
+
+
+def pyplot():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot
+
+
+def png(figure, dpi: int) -> bytes:
+    figure.savefig(buffer := io.BytesIO(), dpi=dpi, metadata={"Software": None})
+    pyplot().close(figure)
+    return buffer.getvalue()
 
 
 def picture(rows: list[Row], axis: str) -> bytes:
     """A panel for each task, LSTM and memoryless control in it. axis: "step", "seconds" or "final", the profile."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     shown = [row for row in rows if row not in [row.control for row in rows]]
     columns, height = min(3, len(shown)), math.ceil(len(shown) / 3)
     figure, axes = plt.subplots(height, columns, figsize=(4 * columns + 0.4, 2.9 * height), squeeze=False)
@@ -254,9 +270,31 @@ def picture(rows: list[Row], axis: str) -> bytes:
     handles = [plt.Line2D([], [], color=colour, linestyle=style, label=kind) for kind, colour, style in KINDS]
     figure.legend(handles=handles, loc="upper center", ncols=2, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.3 / figure.get_figheight()))
-    figure.savefig(buffer := io.BytesIO(), dpi=80 if len(shown) > 4 else 120, metadata={"Software": None})
-    plt.close(figure)
-    return buffer.getvalue()
+    return png(figure, 80 if len(shown) > 4 else 120)
+
+
+def sensitivity(tasks: list[Row], rows: list[Row]) -> bytes | None:
+    """The rows FLAG=VALUE on each side of memory-s13, whose flags are the defaults. None where there are none."""
+    middle, points = next((row for row in tasks if row.name == "memory-s13"), None), {}
+    if not middle or not rows:
+        return None
+    for row in rows:
+        flag, value = row.name.replace("-", "_").split("=")
+        points.setdefault(flag, {middle.first["args"][flag]: middle})[float(value)] = row
+    top = middle.first["global_step"] / 1e6
+    shape = {"figsize": (2 * len(points), 4), "sharex": "col", "sharey": "row", "squeeze": False}
+    figure, axes = pyplot().subplots(2, len(points), **shape)
+    for (flag, by_value), (above, below) in zip(points.items(), axes.T, strict=True):
+        for at, (_, row) in enumerate(sorted(by_value.items())):
+            held = np.array([steps_to_mark(c["step"], c["argmax/success_rate"], 1.0) for c in row.curves()]) / 1e6
+            colour = KINDS[not all(held < math.inf)][1]
+            above.bar(at, (held < math.inf).mean(), color=colour, width=0.7)
+            below.plot(np.full(row.n, at), held.clip(None, 1.1 * top), "o", color=colour, alpha=0.4, markersize=4)
+        below.set(xlabel=flag, xticks=range(len(by_value)), ylim=(0, 1.15 * top))
+        below.set_xticklabels([f"{value:g}" for value in sorted(by_value)], rotation=90)
+    axes[0, 0].set_ylabel("share of seeds at 1.0")
+    axes[1, 0].set_ylabel("held from, M steps\n(on top: not at the end)")
+    return png(figure, 80)
 
 
 def readme_table(text: str, rows: list[Row]) -> str:
@@ -299,10 +337,13 @@ def main(argv: list[str] | None = None) -> int:
             files[path] = "{\n" + ",\n".join(lines) + "\n}\n"
         records = list(known.values())
     rows = make_rows(records)
-    if not rows:
+    points, tasks = ([row for row in rows if ("=" in row.name) == is_point] for is_point in (True, False))
+    if not tasks:
         raise SystemExit(f"error: no finished run in {' '.join(args.folders) or out}")
-    files[out / "README.md"] = tables(rows, out / "notes.md")
-    files |= {out / name: picture(rows, axis) for axis, name in PICTURES.items()}
+    files[out / "README.md"] = tables(tasks, points, out / "notes.md")
+    files |= {out / name: picture(tasks, axis) for axis, name in PICTURES.items()}
+    if drawn := sensitivity(tasks, points):
+        files[out / "sensitivity.png"] = drawn
     if args.publish and not args.out:
         files[ROOT / "README.md"] = readme_table((ROOT / "README.md").read_text(encoding="utf-8"), rows)
     for path, content in files.items():

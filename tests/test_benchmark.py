@@ -4,6 +4,7 @@ it makes of finished runs: statistics by hand, report.py, export.py, the publish
 import importlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -88,13 +89,15 @@ def test_runner_stops_shares_and_goes_on(go):
     assert " resumed " in go(*rows, "-j", "1")[1] and len(list(Path().glob("runs/w__1__*/agent.pt"))) == 1
 
 
-@pytest.mark.parametrize("launcher", ["ppo_lstm_minigrid.sh", "ppo_lstm_cartpole_novel.sh"])
-def test_every_row_of_a_launcher_parses(go, launcher):
+@pytest.mark.parametrize("launcher", ["ppo_lstm_minigrid.sh", "ppo_lstm_cartpole_novel.sh", "sensitivity.sh"])
+def test_every_row_of_a_launcher_can_run(go, launcher):
     shell = 'exec() { printf "%s\\0" "${@:3}"; }; . "$0" -l'  # what it would give to run.py
     words = subprocess.run(["bash", "-c", shell, BENCH / launcher], text=True, capture_output=True, check=True).stdout
     code, out = go(*words.split("\0")[:-1])
     jobs = [line.partition(" ")[2] for line in out.splitlines()]
-    assert code == 0 and len(set(jobs)) == len(jobs) > 10 and "--memoryless" in out
+    assert code == 0 and len(set(jobs)) == len(jobs) > 10
+    for script, *flags in (shlex.split(job.partition(": ")[2]) for job in jobs if " seed 1:" in job):
+        importlib.import_module(Path(script).stem).parse(flags)
 
 
 def test_slurm_task_is_saved_queued_again_and_goes_on(go):
