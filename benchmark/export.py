@@ -2,11 +2,10 @@
 
     python benchmark/export.py runs/RUN/agent.pt benchmark/checkpoints/MiniGrid-MemoryS13-v0.pt
 
-It evaluates and can be looked at, but does not train on. It is loaded and evaluated before it is called done.
+It evaluates and can be looked at, but does not train on. A test evaluates what benchmark/checkpoints holds.
 """
 
 import argparse
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -36,14 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     kept = {name: checkpoint[name] for name in ("format", "script", "agent", "global_step") if name in checkpoint}
     torch.save(kept | {"args": args, "results": results["eval"], "command": shlex.join(command), "commit": commit},
                given.target)  # fmt: skip
-
-    agent, loaded = script.load_agent(given.target)
-    for env_id, result in results["eval"].items():
-        was, now = (r["argmax"]["success_rate"] for r in (result, script.evaluate(agent, loaded, env_id, "cpu")))
-        if abs(was - now) > 0.01:
-            parser.error(f"results.json says {was:.4f}, but {given.target} has {now:.4f} on {env_id}")
-        print(f"{env_id}: argmax success {now:.4f}")
-    print(f"{given.target}: {os.path.getsize(given.target):,} bytes, {shlex.join(command)}, commit {commit}")
+    script.load_agent(given.target)
+    print(f"{given.target}: {shlex.join(command)}, commit {commit}")
     return 0
 
 

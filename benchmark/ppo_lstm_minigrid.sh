@@ -4,13 +4,24 @@
 run="ppo_lstm_minigrid.py --env-id MiniGrid"
 short="--hidden-size 8 --hidden-layer-size 16 --seq-len 8 --learning-rate 8e-4 --num-steps 1024 --num-envs 16"
 # found before the learning rate was steered, returns were standardised and Adam's decay rates were equal
-steady="--desired-kl 0 --no-norm-value --adam-betas 0.9 0.999 --rand-move-eps 0.05 --seq-len 32 --num-steps 128"
+steady="--desired-kl 0 --no-norm-value --adam-betas 0.9 0.999 --hidden-layer-size 0"
+steady="$steady --rand-move-eps 0.05 --seq-len 32 --num-steps 128"
 maze="$steady --vf-coef 2 --total-timesteps 10000000 --hidden-size 128 --encoder-size 64 --num-envs 256"
 maze="$maze --ent-coef 0.01 --gamma 0.99 --learning-rate 5e-4 --update-epochs 4 --eval-every 20 --eval-episodes 1000"
 both="--eval-env-id MiniGrid-CustomMaze-S13-v0 MiniGrid-CustomMaze-S15-v0"
 # small steps and advantages as they are, so that while no reward comes noise does not end the exploring
 obstructed="$steady --view-size 7 --hidden-size 64 --encoder-size 64 --num-envs 128 --gamma 0.99 --vf-coef 0.5"
 obstructed="$obstructed --learning-rate 1e-3 --no-anneal-lr --update-epochs 4 --no-norm-adv --ent-coef 0.005"
+# one flag at a time: how far can it be moved until MemoryS13 is not learned any more?
+for x in learning-rate={0.000625,0.00125,0.005,0.01} num-envs={16,32,128,256,512} num-steps={32,64,256,512,1024} \
+    seq-len={8,16,64} hidden-size={8,16,64,128,256} num-minibatches={2,4,16,32} update-epochs={2,4,16}; do
+    case $x in # evaluations as many steps apart as by default, and with more environments the same batch
+    num-envs=*) more="--num-steps $((8192 / ${x#*=})) --seq-len $((${x#*=} < 512 ? 32 : 16))" ;;
+    num-steps=*) more="--eval-every $((1280 / ${x#*=}))" ;;
+    *) more= ;;
+    esac
+    points+="$x | ppo_lstm_minigrid.py --${x/=/ } $more | 1-5"$'\n'
+done
 # name | script and flags | seeds | seeds of the memoryless control
 rows="
 memory-s13           | $run-MemoryS13-v0                                                      | 1-59 | 1-3
@@ -24,5 +35,5 @@ obstructedmaze-1dl   | $run-ObstructedMaze-1Dl-v0 $obstructed --total-timesteps 
 obstructedmaze-1dlh  | $run-ObstructedMaze-1Dlh-v0 $obstructed --total-timesteps 5000000      | 1    | 1
 obstructedmaze-1dlhb | $run-ObstructedMaze-1Dlhb-v0 $obstructed --total-timesteps 10000000    | 1    | 1
 obstructedmaze-2dlh  | $run-ObstructedMaze-2Dlh-v0 $obstructed --total-timesteps 6000000      | 1    | 1
-"
+$points"
 exec "${PYTHON:-python}" "$(dirname "${BASH_SOURCE[0]}")/run.py" --rows "$rows" "$@"

@@ -23,6 +23,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from run import INCIDENTAL, ROOT, load_script, words
 from scipy.stats import trim_mean
 
@@ -33,7 +34,7 @@ MARKS = {  # what a task is measured by, and its marks, the table's first. The f
     "*": ("success_rate", (0.97, 0.99, 1.0)),
 }
 KINDS = (("LSTM", "#0072b2", "-"), ("memoryless", "#d55e00", "--"))  # colours for the colour-blind too
-PICTURES = {"step": "curves_steps.png", "seconds": "curves_minutes.png", "final": "profiles.png"}
+PICTURES = {"step": "curves.png", "final": "profiles.png"}
 
 
 # ---- Statistics
@@ -80,7 +81,6 @@ def read_run(folder: str) -> dict | None:
     args, note = results["args"], Path(folder, "command.txt")  # the runner's, a line for each time that it was started
     if args["eval_only"]:
         return None
-    before = "ppo_lstm_cartpole_novel.py" if args["env_id"].startswith("CartPole") else "ppo_lstm_minigrid.py"
     events = EventAccumulator(folder, size_guidance={"scalars": 0}).Reload()
     if "charts/SPS" not in events.Tags()["scalars"]:
         raise ValueError("it has no event file, or one without charts/SPS")
@@ -97,14 +97,14 @@ def read_run(folder: str) -> dict | None:
     commits = [line.split(":")[0] for line in note.read_text(encoding="utf-8").splitlines()] if note.is_file() else []
     return {
         "row": args["exp_name"], "env_id": args["env_id"], "seed": args["seed"], "commits": [*dict.fromkeys(commits)],
-        "script": results.get("script", before), "global_step": results["global_step"], "SPS": results["SPS"],
+        "script": results["script"], "global_step": results["global_step"], "SPS": results["SPS"],
         "args": {k: v for k, v in args.items() if k not in (INCIDENTAL | {"seed", "exp_name"}) - {"num_threads"}},
         "training_seconds": results["global_step"] / results["SPS"], "final": results["eval"], "curves": curves}
 
 
 def identity(record: dict) -> str:
-    """What the runs of a row share. (--cudagraphs was a flag once, and never used.)"""
-    args = {k: v for k, v in record["args"].items() if k not in INCIDENTAL | {"cudagraphs"}}
+    """What the runs of a row share."""
+    args = {k: v for k, v in record["args"].items() if k not in INCIDENTAL}
     return json.dumps([record["script"], args], sort_keys=True)
 
 
@@ -160,7 +160,7 @@ class Row:
         script, name = None, self.first["script"]
         with contextlib.suppress(Exception):  # of a copy elsewhere the defaults are not known: all flags are shown
             script = load_script(ROOT / name)
-        return shlex.join(["python", name, *words(script, self.first["args"], ("num_threads", "cudagraphs"))])
+        return shlex.join(["python", name, *words(script, self.first["args"], ("num_threads",))])
 
 
 def make_rows(records: list[dict]) -> list[Row]:
@@ -219,28 +219,17 @@ def tables(rows: list[Row], points: list[Row], notes: Path) -> str:
     return text + "\n## Pictures\n" + "".join(f"\n![{axis}]({name})\n" for axis, name in PICTURES.items())
 
 
-def pyplot():
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot
-
-    return matplotlib.pyplot
-
-
 def png(figure, dpi: int) -> bytes:
     figure.savefig(buffer := io.BytesIO(), dpi=dpi, metadata={"Software": None})
-    pyplot().close(figure)
     return buffer.getvalue()
 
 
 def picture(rows: list[Row], axis: str) -> bytes:
-    """A panel for each task, LSTM and memoryless control in it. axis: "step", "seconds" or "final", the profile."""
-    plt = pyplot()
+    """A panel for each task, LSTM and memoryless control in it. axis: "step" or "final", the profile."""
     shown = [row for row in rows if row not in [row.control for row in rows]]
     columns, height = min(3, len(shown)), math.ceil(len(shown) / 3)
-    figure, axes = plt.subplots(height, columns, figsize=(4 * columns + 0.4, 2.9 * height), squeeze=False)
-    unit = {"step": 1e6, "seconds": 60, "final": 1}[axis]
+    figure = Figure((4 * columns + 0.4, 2.9 * height), layout="constrained")
+    axes = figure.subplots(height, columns, squeeze=False)
     for ax in axes.flat[len(shown) :]:
         ax.axis("off")
     for row, ax in zip(shown, axes.flat, strict=False):
@@ -252,7 +241,7 @@ def picture(rows: list[Row], axis: str) -> bytes:
                 values = (np.array(one.final()) >= points[:, None] - 1e-9).astype(float)  # (points, seeds)
                 middle, bounds = values.mean(-1), interval([values], lambda drawn: drawn[0].mean(-1), 500)
             else:
-                runs = [(np.array(c[axis]) / unit, np.array(c[f"argmax/{one.metric}"])) for c in one.curves()]
+                runs = [(np.array(c["step"]) / 1e6, np.array(c[f"argmax/{one.metric}"])) for c in one.curves()]
                 for x, y in runs:
                     ax.plot(x, y, style, color=colour, linewidth=0.6, alpha=0.3)
                 low, high = max(x[0] for x, _ in runs), min(x[-1] for x, _ in runs)  # where all have been evaluated
@@ -262,14 +251,13 @@ def picture(rows: list[Row], axis: str) -> bytes:
             ax.plot(points, middle, style, color=colour, linewidth=2)
             if bounds is not None:
                 ax.fill_between(points, *bounds, color=colour, alpha=0.2, linewidth=0)
-        labels = {"step": "million steps", "seconds": "minutes of training", "final": f"{measure}, argmax"}
-        ax.set(ylabel="share of runs" if axis == "final" else labels["final"], xlabel=labels[axis], xlim=(0, None),
-               ylim=(-0.03, 1.03 * (1 if axis == "final" else top)))  # fmt: skip
+        score, x, y, most = f"{measure}, argmax", "million steps", "share of runs", 1 if axis == "final" else top
+        x, y = (score, y) if axis == "final" else (x, score)
+        ax.set(xlabel=x, ylabel=y, xlim=(0, None), ylim=(-0.03, 1.03 * most))
         ax.set_title(f"{row.name}, {row.n} seeds{f', control {row.control.n}' if row.control else ''}", fontsize=9)
         ax.grid(alpha=0.3)
-    handles = [plt.Line2D([], [], color=colour, linestyle=style, label=kind) for kind, colour, style in KINDS]
-    figure.legend(handles=handles, loc="upper center", ncols=2, frameon=False)
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.3 / figure.get_figheight()))
+    handles = [axes[0, 0].plot([], [], style, color=colour, label=kind)[0] for kind, colour, style in KINDS]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
     return png(figure, 80 if len(shown) > 4 else 120)
 
 
@@ -281,34 +269,32 @@ def sensitivity(tasks: list[Row], rows: list[Row]) -> bytes | None:
     for row in rows:
         flag, value = row.name.replace("-", "_").split("=")
         points.setdefault(flag, {middle.first["args"][flag]: middle})[float(value)] = row
+    figure = Figure((2 * len(points), 3), layout="constrained")
+    axes = figure.subplots(1, len(points), sharey=True, squeeze=False)
     top = middle.first["global_step"] / 1e6
-    shape = {"figsize": (2 * len(points), 4), "sharex": "col", "sharey": "row", "squeeze": False}
-    figure, axes = pyplot().subplots(2, len(points), **shape)
-    for (flag, by_value), (above, below) in zip(points.items(), axes.T, strict=True):
+    for (flag, by_value), ax in zip(points.items(), axes[0], strict=True):
         for at, (_, row) in enumerate(sorted(by_value.items())):
             held = np.array([steps_to_mark(c["step"], c["argmax/success_rate"], 1.0) for c in row.curves()]) / 1e6
             colour = KINDS[not all(held < math.inf)][1]
-            above.bar(at, (held < math.inf).mean(), color=colour, width=0.7)
-            below.plot(np.full(row.n, at), held.clip(None, 1.1 * top), "o", color=colour, alpha=0.4, markersize=4)
-        below.set(xlabel=flag, xticks=range(len(by_value)), ylim=(0, 1.15 * top))
-        below.set_xticklabels([f"{value:g}" for value in sorted(by_value)], rotation=90)
-    axes[0, 0].set_ylabel("share of seeds at 1.0")
-    axes[1, 0].set_ylabel("held from, M steps\n(on top: not at the end)")
+            ax.plot(np.full(row.n, at), held.clip(None, 1.1 * top), "o", color=colour, alpha=0.4, markersize=4)
+        ax.axhline(top, color="grey", linewidth=0.6)
+        ax.set(xlabel=flag, xticks=range(len(by_value)), ylim=(0, 1.15 * top))
+        ax.set_xticklabels([f"{value:g}" for value in sorted(by_value)], rotation=90, fontsize=8)
+    axes[0, 0].set_ylabel("held at 1.0 from, M steps\n(above the line: not at the end)")
     return png(figure, 80)
 
 
 def readme_table(text: str, rows: list[Row]) -> str:
-    """The README with the table between its marks made again. ROW:ID stands for a row's agents on another id."""
+    """The README with the table between its marks made again."""
     found, lines = re.search(r"(<!-- results: (.*?) -->\n).*?(<!-- /results -->)", text, re.DOTALL), []
-    for name, _, env_id in (word.partition(":") for word in (found[2].split() if found else ())):
+    for name in found[2].split() if found else ():
         row = {row.name: row for row in rows}.get(name)
         if row is None:
             raise SystemExit(f"error: the README asks for the row {name}, which is not there")
         mark = next((mark for mark in reversed(row.marks) if row.held(mark)[1] != "never"), row.marks[0])
         solved, middle, spread, minutes = row.held(mark)
-        more = [f"{mark:g}: {middle} ({spread}), {solved}", minutes, row.control.iqm() if row.control else "-"]
-        lines.append([f"{name} on {env_id}" if env_id else name, str(row.n), row.iqm("argmax", env_id or None),
-                      row.worst(env_id or None), *(["", "", ""] if env_id else more)])  # fmt: skip
+        lines.append([name, str(row.n), row.iqm(), row.worst(), f"{mark:g}: {middle} ({spread}), {solved}", minutes,
+                      row.control.iqm() if row.control else "-"])  # fmt: skip
     table = markdown("row | seeds | at the end: IQM | worst | held from, M steps | minutes | memoryless", lines)
     return f"{text[: found.end(1)]}\n{table}\n{text[found.start(3) :]}" if found else text
 

@@ -4,11 +4,10 @@
     python benchmark/throughput.py --only vs              # beside sb3-contrib (benchmark/requirements.txt)
     python benchmark/throughput.py --only work -- --compile --num-envs 512    # flags of ppo_lstm_minigrid.py, added
 
-work: training steps/s of a fixed piece of work (WORK); split: where its time goes; vs: the same work in sb3-contrib's
-RecurrentPPO, alternating with ours. With -o FILE each part replaces its old results in that JSON file. What counts are
-the steps and training seconds that `train` logs as charts/SPS (start-up, evaluation and saving are not in them), after
-a warm-up, in a process of its own. The split puts a clock around `envs.step`, `backward` and the optimizer's step; the
-update begins when `gae` has ended. On a GPU these clocks wait for it.
+work: training steps/s of a fixed piece of work (WORK); split: where its time goes; vs: the same in sb3-contrib's
+RecurrentPPO, alternating with ours. With -o FILE each part replaces its old results in that JSON file. What counts is
+charts/SPS (no start-up, evaluation or saving), after a warm-up, in a process of its own. The split puts a clock around
+`envs.step`, `backward` and the optimizer's step. On a GPU these clocks wait.
 """
 
 import argparse
@@ -87,10 +86,7 @@ def rate(marks: list[tuple], seconds: float) -> dict | None:
     if not steps or took < seconds:
         return None
     t = {name: 1e6 * (value - parts[name]) / steps for name, value in marks[-1][2].items()}
-    if t.get("backward"):
-        t["rest of the rollout"] = 1e6 * took / steps - t["update"] - t["environment"]
-        t["rest of the update"] = t.pop("update") - t["backward"] - t["optimizer"]
-    return {"SPS": steps / took, "split": t}
+    return {"SPS": steps / took, "split": {**t, "rest": 1e6 * took / steps - sum(t.values())}}
 
 
 def measure_ours(flags: list[str], seconds: float, split: bool) -> dict:
@@ -99,7 +95,7 @@ def measure_ours(flags: list[str], seconds: float, split: bool) -> dict:
 
     script, args = parse_flags(flags)
     wait = torch.cuda.synchronize if split and args.cuda and torch.cuda.is_available() else lambda: None
-    clocks, marks, stop = dict.fromkeys(("environment", "backward", "optimizer", "update"), 0.0), [], []
+    clocks, marks, stop = dict.fromkeys(("environment", "backward", "optimizer"), 0.0), [], []
 
     def timed(name, function):
         def call(*args, **kwargs):
@@ -112,21 +108,13 @@ def measure_ours(flags: list[str], seconds: float, split: bool) -> dict:
 
         return call if split else function
 
-    def gae(*inputs, gae=script.gae):
-        result = gae(*inputs)
-        wait()
-        clocks["update"] -= time.perf_counter()
-        return result
-
     def add_scalar(name, value, step):
         if name == "charts/SPS":
-            clocks["update"] += time.perf_counter()
             marks.append((step, step / value, dict(clocks)))
             if rate(marks, seconds):
                 stop.append(signal.SIGTERM)
 
     wrap_steps(script, lambda step: timed("environment", step))
-    script.gae = gae
     torch.autograd.backward = timed("backward", torch.autograd.backward)
     torch.optim.Adam.step = timed("optimizer", torch.optim.Adam.step)
     log_to(add_scalar)
@@ -222,7 +210,7 @@ def main(argv: list[str] | None = None) -> int:
         if part == "vs" and all(medians):
             print(f"  ratio of the medians: {medians[0] / medians[1]:.2f}")
         for name, value in rows[0].get("split", {}).items() if part == "split" else ():
-            print(f"  {name:<26}{value:>8.1f} us/step {value * rows[0]['SPS'] / 1e4:>5.1f} %")
+            print(f"  {name:<12}{value:>8.1f} us/step {value * rows[0]['SPS'] / 1e4:>5.1f} %")
         record[part] = {"date": time.strftime("%Y-%m-%d"), "commit": commit(), "machine": machine(),
                         "flags": " ".join(WORK + further), "rows": rows}  # fmt: skip
     if args.out:
