@@ -71,10 +71,10 @@ class Args:
     clip_coef: float = 0.2  # clip range of the importance ratio
     ent_coef: float = 0.0  # weight of the entropy bonus
     vf_coef: float = 0.5  # weight of the value loss
-    rand_move_eps: float = 0.1  # share of uniformly random moves mixed into the policy while training
+    rand_move_eps: float = 0.1  # share of uniformly random moves mixed into the policy when training begins
     gamma: float = 0.995  # discount per step
     gae_lambda: float = 0.98  # lambda of generalised advantage estimation
-    anneal_lr: bool = True  # let the learning rate, or with --desired-kl its goal and limit, fall linearly to zero
+    anneal_lr: bool = True  # rand_move_eps and the rate (with --desired-kl its goal and limit) fall linearly to zero
     desired_kl: float = 0.02  # an update ends at twice this KL divergence, which steers the learning rate (0: neither)
     norm_adv: bool = True  # normalise advantages in each minibatch
     norm_value: bool = True  # let the critic predict returns that are standardised by running statistics
@@ -184,7 +184,8 @@ class Agent(nn.Module):
         self.lstm.bias_ih_l0.data[args.hidden_size : 2 * args.hidden_size] = 1.0  # [L6]
         self.actor, self.critic = self._head(args, num_actions, 0.01), self._head(args, 1, 1.0)
         self.register_buffer("return_stats", torch.tensor([0.0, 1.0]))  # mean and variance
-        self.memoryless, self.rand_move_eps = args.memoryless, args.rand_move_eps
+        self.register_buffer("rand_move_eps", torch.tensor(args.rand_move_eps), persistent=False)  # falls in training
+        self.memoryless = args.memoryless
 
     def _head(self, args, outputs, std):
         if not args.hidden_layer_size:
@@ -214,22 +215,21 @@ class Agent(nn.Module):
     def value(self, hidden):  # (..., H) -> (...): the critic predicts standardised returns (van Hasselt et al. 2016)
         return self.critic(hidden).squeeze(-1) * self.return_stats[1].sqrt() + self.return_stats[0]
 
-    def get_probs(self, hidden):
-        """hidden (..., H) -> probs (..., A) of the policy that trains, random moves included."""
-        probs, eps = self.actor(hidden).softmax(-1), self.rand_move_eps
-        return (1 - eps) * probs + eps / probs.shape[-1] if eps else probs  # [L7]
+    def get_logprobs(self, hidden):
+        """hidden (..., H) -> logprobs (..., A) of the policy that trains, random moves included."""
+        logprobs, eps = self.actor(hidden).log_softmax(-1), self.rand_move_eps
+        return torch.logaddexp(logprobs + (1 - eps).log(), (eps / logprobs.shape[-1]).log())  # [L7]
 
     def evaluate_actions(self, hidden, action):
         """hidden (..., H), action (...) -> its logprob, the policy's entropy, value, (...) each."""
-        # the mixture is never near zero; without it only log_softmax keeps an all but certain policy finite
-        logprobs = self.get_probs(hidden).log() if self.rand_move_eps else self.actor(hidden).log_softmax(-1)
+        logprobs = self.get_logprobs(hidden)
         logprob = logprobs.gather(-1, action[..., None]).squeeze(-1)
         return logprob, -(logprobs.exp() * logprobs).sum(-1), self.value(hidden)
 
     def get_action_and_value(self, x, lstm_state, done, action=None, index=None):
         """-> action (drawn if not given), logprob, entropy, value, (T * N,) each, and the state after the last step."""
         hidden, lstm_state = self.get_states(x, lstm_state, done, index)
-        action = sample(self.get_probs(hidden)) if action is None else action
+        action = sample(self.get_logprobs(hidden).exp()) if action is None else action
         return action, *self.evaluate_actions(hidden, action), lstm_state
 
     @torch.no_grad()
@@ -395,6 +395,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         iteration_start = time.time()
         remaining = 1 - (iteration - 1) / num_iterations if args.anneal_lr else 1.0
         adam["lr"] = min(max(adam["lr"], 3e-4), 1e-2 * remaining) if args.desired_kl else args.learning_rate * remaining
+        agent.rand_move_eps.fill_(args.rand_move_eps * remaining)
 
         # ---- ROLLOUT
         with torch.no_grad():
@@ -402,7 +403,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
                 obs[t], dones[t] = next_obs, next_done
                 lstm_h[t], lstm_c[t] = next_lstm_state[0][0], next_lstm_state[1][0]
                 hidden, next_lstm_state = agent.get_states(next_obs, next_lstm_state, next_done)
-                actions[t] = sample(agent.get_probs(hidden))
+                actions[t] = sample(agent.get_logprobs(hidden).exp())
                 next_obs, rewards[t], terminated, truncated, infos = envs.step(actions[t])
                 next_done = (terminated | truncated).float()
                 final_obs[t], timed_out[t] = infos["final_obs"], truncated & ~terminated
@@ -450,8 +451,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         metrics = {f"losses/{name}": mean for name, mean in zip(all_stats[0], means.tolist(), strict=True)}
         if not np.isfinite(metrics["losses/grad_norm"]):
             raise FloatingPointError("the gradient is not finite: NaN from the environment, or too large steps")
-        global_step += batch_size
-        train_seconds += time.time() - iteration_start
+        global_step, train_seconds = global_step + batch_size, train_seconds + time.time() - iteration_start
         metrics["losses/explained_variance"] = 1 - ((returns - values).var() / returns.var()).item()
         metrics |= {"charts/learning_rate": adam["lr"], "charts/SPS": global_step / train_seconds}
         adam["lr"] *= 1 / 1.5 if too_far else 1.5 if metrics["losses/approx_kl"] < goal / 2 else 1  # like RSL-RL

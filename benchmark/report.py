@@ -215,7 +215,7 @@ def tables(rows: list[Row], points: list[Row], notes: Path) -> str:
         solved = sum(row.held(1.0)[0] == f"{row.n}/{row.n}" for row in points)
         text += f"\n## One flag at a time\n\nMemoryS13: all seeds end at 1.0 at {solved} of {len(points)} points.\n\n"
         text += markdown("flag | at 1.0 to the end | median, M steps | fastest to slowest | median, minutes",
-                         [[row.name, *row.held(1.0)] for row in points])  # fmt: skip
+                         [[row.name, *row.held(1.0)] for row in points]) + "\n![](sensitivity.png)\n"  # fmt: skip
     return text + "\n## Pictures\n" + "".join(f"\n![{axis}]({name})\n" for axis, name in PICTURES.items())
 
 
@@ -261,17 +261,15 @@ def picture(rows: list[Row], axis: str) -> bytes:
     return png(figure, 80 if len(shown) > 4 else 120)
 
 
-def sensitivity(tasks: list[Row], rows: list[Row]) -> bytes | None:
-    """The rows FLAG=VALUE on each side of memory-s13, whose flags are the defaults. None where there are none."""
+def sensitivity(rows: list[Row], tasks: list[Row]) -> bytes:
+    """The rows FLAG=VALUE on each side of memory-s13, whose flags are the defaults."""
     middle, points = next((row for row in tasks if row.name == "memory-s13"), None), {}
-    if not middle or not rows:
-        return None
     for row in rows:
         flag, value = row.name.replace("-", "_").split("=")
-        points.setdefault(flag, {middle.first["args"][flag]: middle})[float(value)] = row
+        points.setdefault(flag, {middle.first["args"][flag]: middle} if middle else {})[float(value)] = row
     figure = Figure((2 * len(points), 3), layout="constrained")
     axes = figure.subplots(1, len(points), sharey=True, squeeze=False)
-    top = middle.first["global_step"] / 1e6
+    top = max(row.first["global_step"] for row in rows) / 1e6
     for (flag, by_value), ax in zip(points.items(), axes[0], strict=True):
         for at, (_, row) in enumerate(sorted(by_value.items())):
             held = np.array([steps_to_mark(c["step"], c["argmax/success_rate"], 1.0) for c in row.curves()]) / 1e6
@@ -323,13 +321,13 @@ def main(argv: list[str] | None = None) -> int:
             files[path] = "{\n" + ",\n".join(lines) + "\n}\n"
         records = list(known.values())
     rows = make_rows(records)
-    points, tasks = ([row for row in rows if ("=" in row.name) == is_point] for is_point in (True, False))
+    points = [row for row in rows if re.fullmatch(r"[a-z-]+=[\d.]+", row.name)]
+    tasks = [row for row in rows if row not in points]
     if not tasks:
         raise SystemExit(f"error: no finished run in {' '.join(args.folders) or out}")
     files[out / "README.md"] = tables(tasks, points, out / "notes.md")
     files |= {out / name: picture(tasks, axis) for axis, name in PICTURES.items()}
-    if drawn := sensitivity(tasks, points):
-        files[out / "sensitivity.png"] = drawn
+    files |= {out / "sensitivity.png": sensitivity(points, tasks)} if points else {}
     if args.publish and not args.out:
         files[ROOT / "README.md"] = readme_table((ROOT / "README.md").read_text(encoding="utf-8"), rows)
     for path, content in files.items():

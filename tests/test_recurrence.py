@@ -76,7 +76,7 @@ def test_memoryless_forgets_at_every_step(agent, batch):
 @pytest.mark.parametrize("eps", [0.0, 0.5, 1.0])
 def test_random_moves_are_in_the_policy(agent, batch, eps):
     """Frequencies equal exp(logprob), entropy is the mixture's; eps = 1 is uniform and teaches the actor nothing."""
-    agent.rand_move_eps = eps
+    agent.rand_move_eps.fill_(eps)
     x = batch[0][0, :1]
     logits = agent.actor(agent.get_states(x, agent.initial_state(1), torch.ones(1))[0])[0]
     many, draws = len(logits), 20_000
