@@ -184,7 +184,6 @@ def test_report_of_runs(capsys):
     make_run("control", 1, [0.5, 0.5], num_envs=32, norm_adv=False, memoryless=True)
     make_run("mine", 1, [0.25, 0.25], num_envs=32)  # other flags under the same name: another row
     make_run("pole", 1, [100.0, 480.0, 470.0, 490.0], script="ppo_lstm_cartpole_novel")
-    make_run("memory-s13", 1, [0.5, 1.0])
     make_run("seq-len=8", 1, [1.0, 0.5], seq_len=8)
     logless = make_run("logless", 1, [1.0])
     next(logless.glob("events*")).unlink()
@@ -197,8 +196,7 @@ def test_report_of_runs(capsys):
     assert row.endswith("| 0.500 (n = 1) | 1.00 [1.00, 1.00] |")
     assert "| mine (2) | `python ppo_lstm_minigrid.py --num-envs 32` | 1 |" in text
     assert "| pole | 475 | 1/1 | 0.004 | 0.004 to 0.004 | 0.667 |" in text and "| pole | 500 | 0/1 | never |" in text
-    assert "at 1.0 at 0 of 1 points" in text and "| seq-len=8 | 0/1 | never |" in text
-    assert Path("runs[1]/report/sensitivity.png").stat().st_size > 5000
+    assert "| seq-len=8 | 0/1 | never |" in text and Path("runs[1]/report/sensitivity.png").is_file()
 
 
 def test_report_publishes_only_when_told_and_all_or_nothing(monkeypatch):

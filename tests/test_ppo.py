@@ -69,7 +69,6 @@ def test_importance_ratio_is_one_before_the_first_update(script, small, monkeypa
 
     def late(self, x, state, done, *rest):
         return real(self, x, state, done.view(-1, state[0].shape[1]).roll(1, 0).flatten(), *rest)
-
     spy(monkeypatch, script, "ppo_loss", note)
     if control == "late reset":
         monkeypatch.setattr(script.Agent, "get_action_and_value", late)
@@ -102,7 +101,6 @@ def test_minibatches_are_consecutive_steps_of_one_environment(script, small, mon
         cells = (x if index is None else x[index]).long().view(8, -1, 4)  # (L, M, D)
         seen.append((8 * cells[..., 2] + cells[..., 0], cells[..., 1], state[0][0].clone()))
         return real(self, x, state, done, action, index)
-
     monkeypatch.setattr(script.Agent, "get_action_and_value", note)
     spy(monkeypatch, script, "gae", lambda _, output: rollout.append(output))
     spy(monkeypatch, script, "ppo_loss", lambda inputs, _: seen.append(inputs[4:6]))
@@ -136,7 +134,6 @@ def test_states_are_handed_over_and_done_is_one_exactly_at_first_observations(mo
         _, x, state, done, *_ = inputs
         if len(done) == 3:  # a step of the rollout
             seen.append((x[:, 0] == 1, done == 1, state[0].abs().sum((0, 2)) == 0))
-
     spy(monkeypatch, ppo_lstm_cartpole_novel.Agent, "get_states", note)
     final_rollout(monkeypatch, "Counter", num_envs=3, num_steps=32, total_timesteps=192)
     first, done, zero = (torch.stack(column) for column in zip(*seen, strict=True))
@@ -176,8 +173,9 @@ def test_the_kl_divergence_ends_updates_and_steers_the_learning_rate(script, sma
         expected += [lr] * (1 if kl > 0.2 else 2)
         lr = min(max(lr * (1 / 1.5 if kl > 0.2 else 1.5 if kl < 0.05 else 1), 3e-4), 1e-2)
     kls.extend([0.0] * 13)
-    script.train(small(**flags))  # the upper limit falls to zero
+    agent, _ = script.train(small(**flags, rand_move_eps=0.1))  # the upper limit falls to zero, and so do random moves
     assert rates == pytest.approx(expected + [min(2e-3 * 1.5**i, 1e-2 * (1 - i / 13)) for i in range(13) for _ in "ab"])
+    assert agent.rand_move_eps.item() == pytest.approx(0.1 / 13)
 
 
 def test_the_critic_predicts_standardised_returns(script, small, monkeypatch):

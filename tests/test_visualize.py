@@ -66,7 +66,7 @@ def checkpoint(path="new.pt", script=ppo_lstm_cartpole_novel, tail="", bias=0.0,
     if tail:
         Path("copy.py").write_text(Path(script.__file__).read_text(encoding="utf-8") + tail, "utf-8")
         script = episodes.load_script("", "copy.py")
-    args = script.Args(hidden_size=9, encoder_size=4, **overrides)
+    args = script.Args(hidden_size=9, encoder_size=4, hidden_layer_size=0, **overrides)
     weights = script.Agent(*episodes.spaces_of(script, args), args).state_dict()
     weights["actor.bias"] += bias
     torch.save({"format": 1, "script": Path(script.__file__).name, "args": asdict(args), "agent": weights}, path)
@@ -297,7 +297,7 @@ def test_same_world_same_agent(tmp_path, name, env_id, view, seeds):
     """Argmax, drawn and steered steps, at least 450 in all, beside the Python environment and torch."""
     subject, plans = episodes.load_subject(SHIPPED % name, None, None, 1), []
     if view == 7:  # a corridor and a view that have no table in the page; the agent is not trained
-        subject.args = args = replace(subject.args, view_size=view)
+        subject.args = args = replace(subject.args, view_size=view, hidden_layer_size=5)
         subject.agent = subject.untrained = subject.script.Agent(*episodes.spaces_of(subject.script, args), args)
     env = subject.script.make_env(subject.args, env_id)
     for seed in range(seeds):
