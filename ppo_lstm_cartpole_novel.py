@@ -71,10 +71,11 @@ class Args:
     clip_coef: float = 0.2  # clip range of the importance ratio
     ent_coef: float = 0.0  # weight of the entropy bonus
     vf_coef: float = 0.5  # weight of the value loss
-    rand_move_eps: float = 0.1  # share of uniformly random moves mixed into the policy when training begins
+    rand_move_eps: float = 0.1  # share of uniformly random moves mixed into the policy while training
+    anneal_moves: bool = False  # with --anneal-lr, let this share fall too: in the end none frees the agent from a loop
     gamma: float = 0.995  # discount per step
     gae_lambda: float = 0.98  # lambda of generalised advantage estimation
-    anneal_lr: bool = True  # rand_move_eps and the rate (with --desired-kl its goal and limit) fall linearly to zero
+    anneal_lr: bool = True  # let the learning rate, or with --desired-kl its goal and limit, fall linearly to zero
     desired_kl: float = 0.02  # an update ends at twice this KL divergence, which steers the learning rate (0: neither)
     norm_adv: bool = True  # normalise advantages in each minibatch
     norm_value: bool = True  # let the critic predict returns that are standardised by running statistics
@@ -395,7 +396,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         iteration_start = time.time()
         remaining = 1 - (iteration - 1) / num_iterations if args.anneal_lr else 1.0
         adam["lr"] = min(max(adam["lr"], 3e-4), 1e-2 * remaining) if args.desired_kl else args.learning_rate * remaining
-        agent.rand_move_eps.fill_(args.rand_move_eps * remaining)
+        agent.rand_move_eps.fill_(args.rand_move_eps * (remaining if args.anneal_moves else 1.0))
 
         # ---- ROLLOUT
         with torch.no_grad():
@@ -500,8 +501,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
 def evaluate(agent: Agent, args: Args, env_id: str, device, stop: list | tuple = ()) -> dict:
     """Play fixed episodes of seeds that training never uses -> {"argmax": {...}, "sampled": {...}}. On Memory ids there
     is one from each start, weighted by its probability, so argmax is exact. After 10,000 steps they are cut."""
-    results = {}
-    env_seed, action_seed = task_envs.spawn_seeds(0, 2, evaluation=True)
+    results, (env_seed, action_seed) = {}, task_envs.spawn_seeds(0, 2, evaluation=True)
     for mode in ("argmax", "sampled"):
         weights, options, exact = task_envs.evaluation_starts(env_id, args.eval_episodes, once=mode == "argmax")
         N, weights = len(weights), weights.to(device)

@@ -173,7 +173,7 @@ def test_the_kl_divergence_ends_updates_and_steers_the_learning_rate(script, sma
         expected += [lr] * (1 if kl > 0.2 else 2)
         lr = min(max(lr * (1 / 1.5 if kl > 0.2 else 1.5 if kl < 0.05 else 1), 3e-4), 1e-2)
     kls.extend([0.0] * 13)
-    agent, _ = script.train(small(**flags, rand_move_eps=0.1))  # the upper limit falls to zero, and so do random moves
+    agent, _ = script.train(small(**flags, anneal_moves=True))  # the upper limit falls to zero, and so do random moves
     assert rates == pytest.approx(expected + [min(2e-3 * 1.5**i, 1e-2 * (1 - i / 13)) for i in range(13) for _ in "ab"])
     assert agent.rand_move_eps.item() == pytest.approx(0.1 / 13)
 

@@ -162,7 +162,7 @@ LEARNING = {
     "num_minibatches": 4, "update_epochs": 3, "norm_adv": None, "clip_coef": 1e-3, "clip_vloss": None, "vf_coef": 0.1,
     "max_grad_norm": 1e-3, "norm_value": None, "desired_kl": 1e-6, "rand_move_eps": 0.5, "seq_len": 16, "seed": 3,
     "ent_coef": 0.5, "encoder_size": 5, "hidden_size": 9, "hidden_layer_size": 5, "memoryless": None,
-    "adam_betas": (0.5, 0.5), "total_timesteps": 128}  # fmt: skip
+    "adam_betas": (0.5, 0.5), "anneal_moves": None, "total_timesteps": 128}  # fmt: skip
 # what these do, other tests show
 RUNNING = {"exp_name", "torch_deterministic", "cuda", "num_threads", "compile", "track", "wandb_project_name",
            "wandb_entity", "capture_video", "save_every", "resume", "env_id", "view_size", "ignore_mission",
