@@ -63,7 +63,7 @@ class Args:
 
     total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 100_000  # PPO: steps, rounded down
     learning_rate: float = 3e-3  # Adam's step size; --desired-kl steers it from here on, within 3e-4 to 1e-2
-    adam_betas: tuple[float, float] = (0.9, 0.999)  # Adam's; equal ones keep what was learned (Dohare et al. 2023)
+    adam_betas: tuple[float, float] = (0.9, 0.999)  # Adam's; equal ones, as on Memory, fail on some seeds here
     num_envs: int = 16  # environments stepped together (N); under torchrun those of all processes
     num_steps: int = 128  # steps of each environment per rollout (T); total_timesteps is rounded down to rollouts
     num_minibatches: int = 4  # minibatches per epoch; divides the num_envs * num_steps / seq_len sequences of a rollout

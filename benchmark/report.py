@@ -251,9 +251,11 @@ def picture(rows: list[Row], axis: str) -> bytes:
             ax.plot(points, middle, style, color=colour, linewidth=2)
             if bounds is not None:
                 ax.fill_between(points, *bounds, color=colour, alpha=0.2, linewidth=0)
-        score, x, y, most = f"{measure}, argmax", "million steps", "share of runs", 1 if axis == "final" else top
-        x, y = (score, y) if axis == "final" else (x, score)
-        ax.set(xlabel=x, ylabel=y, xlim=(0, None), ylim=(-0.03, 1.03 * most))
+        score = f"{measure}, argmax"
+        if axis == "final":
+            ax.set(xlabel=score, ylabel="share of runs", xlim=(0, None), ylim=(-0.03, 1.03))
+        else:
+            ax.set(xlabel="million steps", ylabel=score, xlim=(0, None), ylim=(-0.03, 1.03 * top))
         ax.set_title(f"{row.name}, {row.n} seeds{f', control {row.control.n}' if row.control else ''}", fontsize=9)
         ax.grid(alpha=0.3)
     handles = [axes[0, 0].plot([], [], style, color=colour, label=kind)[0] for kind, colour, style in KINDS]
