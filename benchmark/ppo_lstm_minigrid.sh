@@ -4,8 +4,7 @@
 run="ppo_lstm_minigrid.py --env-id MiniGrid"
 short="--hidden-size 8 --hidden-layer-size 16 --seq-len 8 --learning-rate 8e-4 --num-steps 1024 --num-envs 16"
 # found before the learning rate was steered, returns were standardised and Adam's decay rates were equal
-steady="--desired-kl 0 --no-norm-value --adam-betas 0.9 0.999 --hidden-layer-size 0"
-steady="$steady --rand-move-eps 0.05 --no-anneal-moves --seq-len 32 --num-steps 128"
+steady="--desired-kl 0 --no-norm-value --adam-betas .9 .999 --hidden-layer-size 0 --rand-move-eps .05 --no-anneal-moves"
 maze="$steady --vf-coef 2 --total-timesteps 10000000 --hidden-size 128 --encoder-size 64 --num-envs 256"
 maze="$maze --ent-coef 0.01 --gamma 0.99 --learning-rate 5e-4 --update-epochs 4 --eval-every 20 --eval-episodes 1000"
 both="--eval-env-id MiniGrid-CustomMaze-S13-v0 MiniGrid-CustomMaze-S15-v0"
@@ -28,6 +27,7 @@ memory-s13           | $run-MemoryS13-v0                                        
 memory-s9            | $run-MemoryS9-v0 --total-timesteps 1000000 --eval-every 4              | 1-59 | 1-3
 memory-s7            | $run-MemoryS7-v0 --total-timesteps 600000 --eval-every 4               | 1-59 | 1-3
 memory-s17random     | $run-MemoryS17Random-v0 --total-timesteps 5000000                      | 1-5  | 1-3
+small-memory-s13     | $run-MemoryS13-v0 --hidden-size 8 --total-timesteps 5000000            | 1-10 | 1
 short-memory-s13     | $run-MemoryS13-v0 $short --total-timesteps 10000000                    | 1-10 | 1
 maze-s13             | $run-CustomMaze-S13-v0 $maze                                           | 1-10 | 1-3
 mazerandom-s15       | $run-CustomMazeRandom-S15-v0 $maze $both                               | 1-10 | 1-3
