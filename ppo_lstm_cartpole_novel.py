@@ -62,7 +62,7 @@ class Args:
     env_id: str = "CartPoleNoVel-v0"  # ENVIRONMENT: an id with a flat Box observation and discrete actions
 
     total_timesteps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 100_000  # PPO: steps, rounded down
-    learning_rate: float = 3e-3  # Adam's at first; --desired-kl steers it from 3e-4 to 1e-2, more for large batches
+    learning_rate: float = 3e-3  # Adam's step size; --desired-kl steers it from here on, within 3e-4 to 1e-2
     adam_betas: tuple[float, float] = (0.9, 0.999)  # Adam's; equal ones, as on Memory, fail on some seeds here
     num_envs: int = 16  # environments stepped together (N); under torchrun those of all processes
     num_steps: int = 128  # steps of each environment per rollout (T); total_timesteps is rounded down to rollouts
@@ -306,7 +306,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     if WORLD > 1:
         distributed.init_process_group("nccl" if use_cuda else "gloo")
     T, N, L, batch_size = args.num_steps, args.num_envs // WORLD, args.seq_len, args.num_steps * args.num_envs
-    num_iterations, cap = args.total_timesteps // batch_size, 1e-2 * max(1, batch_size / 8192) ** 0.5
+    num_iterations = args.total_timesteps // batch_size
     envs = make_envs(args, args.env_id, N, device)
     agent = Agent(envs.single_observation_space, int(envs.single_action_space.n), args).to(device)
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate, args.adam_betas, fused=True)
@@ -395,7 +395,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     for iteration in trange(global_step // batch_size + 1, num_iterations + 1, disable=RANK > 0 or None):
         iteration_start = time.time()
         remaining = 1 - (iteration - 1) / num_iterations if args.anneal_lr else 1.0
-        adam["lr"] = min(max(adam["lr"], 3e-4), cap * remaining) if args.desired_kl else args.learning_rate * remaining
+        adam["lr"] = min(max(adam["lr"], 3e-4), 1e-2 * remaining) if args.desired_kl else args.learning_rate * remaining
         agent.rand_move_eps.fill_(args.rand_move_eps * (remaining if args.anneal_moves else 1.0))
 
         # ---- ROLLOUT

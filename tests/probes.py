@@ -91,7 +91,8 @@ PROBES = {
     "NanReward": (Probe, {"worth": lambda self, _: math.nan if self.steps > 200 else 1}),
     "NanObservation": (Probe, {"see": lambda self: [math.nan if self.steps > 200 else 0]}),
     "Raises": (Probe, {"worth": lambda self, _: 1 // (self.steps <= 200)}),
-    "Unusual": (Unusual, {}), "NoRender": (Unusual, {"render": None})}  # fmt: skip
+    "Unusual": (Unusual, {}),
+    "NoRender": (Unusual, {"render": None})}  # fmt: skip
 
 
 def register():
