@@ -280,7 +280,7 @@ def sensitivity(rows: list[Row], tasks: list[Row]) -> bytes:
         ax.axhline(top, color="grey", linewidth=0.6)
         ax.set(xlabel=flag, xticks=range(len(by_value)), ylim=(0, 1.15 * top))
         ax.set_xticklabels([f"{value:g}" for value in sorted(by_value)], rotation=90, fontsize=8)
-    axes[0, 0].set_ylabel("held at 1.0 from, M steps\n(above the line: not at the end)")
+    axes[0, 0].set_ylabel("1.0 held from, M steps\n(top: not at the end)")
     return png(figure, 80)
 
 
