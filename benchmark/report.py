@@ -213,7 +213,7 @@ def tables(rows: list[Row], points: list[Row], notes: Path) -> str:
     text += markdown("agents | tested on | seeds | argmax: IQM | worst | sampled: IQM", elsewhere)
     if points:
         solved = sum(row.held(1.0)[0] == f"{row.n}/{row.n}" for row in points)
-        text += f"\n## One flag at a time\n\nMemoryS13: all seeds end at 1.0 at {solved} of {len(points)} points.\n\n"
+        text += f"\n## One flag at a time\n\nMemoryS13: all seeds solve {solved} of {len(points)} points (blue).\n\n"
         text += markdown("flag | at 1.0 to the end | median, M steps | fastest to slowest | median, minutes",
                          [[row.name, *row.held(1.0)] for row in points]) + "\n![](sensitivity.png)\n"  # fmt: skip
     return text + "\n## Pictures\n" + "".join(f"\n![{axis}]({name})\n" for axis, name in PICTURES.items())
