@@ -85,7 +85,7 @@ class Args:
     seq_len: int = 32  # LSTM: steps of truncated back-propagation through time (L); divides num_steps
     encoder_size: int = 0  # units of the layer before the LSTM (0: none)
     hidden_size: int = 32  # LSTM units (H)
-    hidden_layer_size: int = 0  # units of a hidden layer in the actor head and in the critic head (0: none)
+    hidden_layer_size: int = 64  # units of a hidden layer in the actor head and in the critic head (0: none)
     memoryless: bool = False  # the control: zero the LSTM state before every step
 
     eval_every: int = 8  # EVALUATION: iterations between evaluations (0: only at the end)
