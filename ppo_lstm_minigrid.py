@@ -122,10 +122,9 @@ class Encoder(nn.Module):
         kinds = torch.tensor([11, 6, 4] * cells + [4])  # objects, colours, states of each cell; then directions
         self.register_buffer("offsets", kinds.cumsum(0) - kinds, persistent=False)
         # walls and floor fill the view, what matters is rare: doors, keys, balls, goals and the like count six times
-        scale = torch.tensor(([1.0] * 4 + [6.0] * 7 + [1.0] * 10) * cells + [1.0] * 4)
-        self.register_buffer("scale", scale, persistent=False)
-        self.linear = layer_init(nn.Linear(len(scale), size)) if size else None
-        self.out_features = size or len(scale)
+        self.register_buffer("scale", torch.tensor(([1.0] * 4 + [6.0] * 7 + [1.0] * 10) * cells + [1.0] * 4), False)
+        self.linear = layer_init(nn.Linear(len(self.scale), size)) if size else None
+        self.out_features = size or len(self.scale)
 
     def forward(self, x):
         one_hot = torch.zeros(*x.shape[:-1], len(self.scale), device=x.device)
@@ -338,8 +337,8 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             optimizer.load_state_dict(checkpoint["optimizer"])
             for parameter, moments in optimizer.state.items():  # other shapes would crash the process
                 moments |= {name: moments[name].view_as(parameter) for name in ("exp_avg", "exp_avg_sq")}
-            states = checkpoint["ranks"]
-            if len(states) == WORLD and states[RANK]["envs"]:  # otherwise new episodes begin
+            states = checkpoint["ranks"]  # of as many processes, on the CPU or on GPUs as here; else new episodes begin
+            if len(states) == WORLD and states[RANK]["envs"] and len(states[RANK]["rng"]) == len(rng.get_state()):
                 envs.load_state_dict(states[RANK]["envs"])
                 rng.set_state(states[RANK]["rng"])
                 next_obs, next_done, running_stats, *next_lstm_state = (x.to(device) for x in states[RANK]["carried"])
@@ -426,9 +425,10 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             advantages, returns = gae(bootstrapped, values, dones, next_value, next_done, args.gamma, args.gae_lambda)
 
         # ---- UPDATE
-        if args.norm_value:  # moving averages; with a floor, as a solved task's rare failures would swamp all else
-            var = returns.var(correction=0).maximum(returns.square().mean() / 16) + 1e-6
-            agent.return_stats.lerp_(all_mean(torch.stack((returns.mean(), var))), max(0.01, 1 / iteration))
+        if args.norm_value:  # moving averages; without the floor a solved task's rare failures would swamp the loss
+            mean, square = all_mean(torch.stack((returns.mean(), returns.square().mean())))
+            var = all_mean(returns.var(correction=0) + (returns.mean() - mean) ** 2).maximum(square / 16) + 1e-6
+            agent.return_stats.lerp_(torch.stack((mean, var)), max(0.01, 1 / iteration))
         std = agent.return_stats[1].sqrt()
         rows, index = obs.flatten(0, 1), torch.arange(T * N, device=device)
         if device.type == "cpu" and not args.compile:  # a GPU would wait for the number of rows

@@ -12,7 +12,7 @@ both="--eval-env-id MiniGrid-CustomMaze-S13-v0 MiniGrid-CustomMaze-S15-v0"
 obstructed="$steady --view-size 7 --hidden-size 64 --encoder-size 64 --num-envs 128 --gamma 0.99 --vf-coef 0.5"
 obstructed="$obstructed --learning-rate 1e-3 --no-anneal-lr --update-epochs 4 --no-norm-adv --ent-coef 0.005"
 # one flag at a time: how far can it be moved until MemoryS13 is not learned any more?
-for x in learning-rate={0.000625,0.00125,0.005,0.01} num-envs={16,32,128,256,512} num-steps={32,64,256,512,1024} \
+for x in learning-rate={0.000625,0.00125,0.005} num-envs={16,32,128,256,512} num-steps={32,64,256,512,1024} \
     seq-len={8,16,64} hidden-size={8,16,64,128,256} num-minibatches={2,4,16,32} update-epochs={2,4,16}; do
     case $x in # evaluations as many steps apart as by default, and with more environments the same batch
     num-envs=*) more="--num-steps $((8192 / ${x#*=})) --seq-len $((${x#*=} < 512 ? 32 : 16))" ;;

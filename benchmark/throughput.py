@@ -31,7 +31,7 @@ from run import ROOT, commit, load_script, split_argv
 
 WORK = ["--env-id", "MiniGrid-MemoryS13-v0", "--view-size", "3", "--num-envs", "64", "--num-steps", "128",
         "--seq-len", "16", "--update-epochs", "4", "--num-minibatches", "4", "--hidden-size", "64",
-        "--encoder-size", "0", "--hidden-layer-size", "0"]  # fmt: skip
+        "--encoder-size", "0", "--hidden-layer-size", "0", "--desired-kl", "0"]  # fmt: skip
 
 
 def call(module: str, function: str, limit: float, before: tuple = (sys.executable,), **inputs):

@@ -1,5 +1,5 @@
 """One of the processes that torchrun starts for test_ranks.py: `ranks.py FAULT SCRIPT FLAGS...` runs the script, and
-leaves `rank{n}.pt`: what each call of all_mean was given and what it made of that.
+leaves `rank{n}.pt`: what each call of all_mean was given and what it made of that, and the returns of each rollout.
 
 FAULT befalls rank 1 in its 21st minibatch: `raises`, `dies`, `nan` or `none`.
 """
@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-fault, script, minibatches, exchanged = sys.argv[1], importlib.import_module(sys.argv[2]), [], []
-ppo_loss, all_mean = script.ppo_loss, script.all_mean
+fault, script, minibatches, exchanged, rollouts = sys.argv[1], importlib.import_module(sys.argv[2]), [], [], []
+ppo_loss, all_mean, gae = script.ppo_loss, script.all_mean, script.gae
 
 
 def failing_loss(newlogprob, *inputs):
@@ -36,5 +36,6 @@ def noting_mean(*tensors):
 
 
 script.ppo_loss, script.all_mean = failing_loss, noting_mean
+script.gae = lambda *inputs: rollouts.append(gae(*inputs)) or rollouts[-1]
 assert script.main(sys.argv[3:]) == 0
-torch.save(exchanged, f"rank{script.RANK}.pt")
+torch.save((exchanged, [returns for _, returns in rollouts]), f"rank{script.RANK}.pt")

@@ -27,16 +27,20 @@ def run(*inputs, **named):
 
 @slow
 def test_ranks_average_all_they_exchange_and_one_of_them_writes(script):
-    """Gradients, the moments of advantages, KL divergences, metrics."""
+    """Gradients, the moments of advantages and of all returns, KL divergences, metrics."""
     flags = tiny(script, "--desired-kl", 1e-5, "--learning-rate", 0.02, "--eval-every", 2)
     code, _, err = run("tests/ranks.py", "none", script.__name__, *flags)
     assert code == 0, err
-    run_dir, ranks = one("runs/*"), [torch.load(f"rank{rank}.pt") for rank in range(2)]
+    run_dir, (ranks, returns) = one("runs/*"), zip(*(torch.load(f"rank{rank}.pt") for rank in range(2)), strict=True)
     assert any(len(before) > 5 and not same(before, other) for (before, _), (other, _) in zip(*ranks, strict=True))
     for (a, mean), (b, other) in zip(*ranks, strict=True):
         assert same(mean, other)
         torch.testing.assert_close([(x + y) / 2 for x, y in zip(a, b, strict=True)], mean)
-    a, b = script.load_checkpoint(f"{run_dir}/agent.pt")["ranks"]
+    returns = torch.stack([torch.cat(both, 1).flatten() for both in zip(*returns, strict=True)])
+    var = returns.var(1, correction=0).maximum(returns.square().mean(1) / 16) + 1e-6
+    checkpoint = script.load_checkpoint(f"{run_dir}/agent.pt")
+    torch.testing.assert_close(checkpoint["agent"]["return_stats"], torch.stack((returns.mean(), var.mean())))
+    a, b = checkpoint["ranks"]
     assert results_of(run_dir)["global_step"] == 256 and not same(a["envs"], b["envs"]) and not same(a["rng"], b["rng"])
     assert [step for step, _ in scalars(run_dir)["charts/SPS"]] == [64, 128, 192, 256]
 

@@ -40,17 +40,11 @@ def test_stopped_by_a_signal_and_resumed_a_run_equals_the_uninterrupted_one(scri
     flags = tiny(script, "--eval-every", 2, "--desired-kl", 0.005, "--rand-move-eps", 0.1, "--anneal-lr",
                  "--total-timesteps", 448, "--save-every", 3, "--exp-name")  # fmt: skip
     assert script.main([*flags, "whole"]) == 0
-    losses = []
-
-    def interrupt(*_):  # in the middle of an update
-        losses.append(1)
-        if len(losses) == 10:
-            signal.raise_signal(number)
-
-    with monkeypatch.context() as patch:
-        spy(patch, script, "ppo_loss", interrupt)
+    calls = []
+    with monkeypatch.context() as patch:  # in the middle of an update
+        spy(patch, script, "ppo_loss", lambda *_: calls.append(1) or (len(calls) == 10 and signal.raise_signal(number)))
         assert script.main([*flags, "parts"]) == 128 + number
-    assert len(losses) < 28 and not glob.glob("runs/*parts*/results.json")
+    assert len(calls) < 28 and not glob.glob("runs/*parts*/results.json")
     whole = saved(one("runs/*whole*"))
     assert len(whole[0]) == 3 and len(whole[1]["eval/success_rate"]) == 4
     for name in ("agent.pt", "agent_192.pt"):
