@@ -1,8 +1,8 @@
 """PPO with an LSTM, in one file, on a task that needs memory.
 
 CartPole shows where the cart is and how the pole leans, not how fast either moves: the agent has to remember where they
-were. Expect a return of 500 after 100,000 steps, some ten seconds on a CPU core (20 seeds of 20; 496 if actions are
-drawn); without memory it stays near 44:
+were. Expect a return of 500 after 100,000 steps, some ten seconds on a CPU core (19 seeds of 20, one 497; 499.5 if
+actions are drawn); without memory it stays near 45:
     python ppo_lstm_cartpole_novel.py
 
 T = num_steps, N = num_envs (of this process), L = seq_len, B = T / L * N sequences of a rollout, M of a minibatch, D =
