@@ -101,7 +101,7 @@ def register():
         gym.register(f"My/{name}-v0", type(name, (base,), members), **options)
 
 
-def arguments(script, **overrides):
+def arguments(script, **overrides):  # no hidden layer: observations of zeros leave its ReLUs without a gradient
     small = {"num_steps": 16, "seq_len": 8, "update_epochs": 4, "hidden_size": 16, "encoder_size": 16, "gamma": 0.9,
-             "learning_rate": 5e-3, "ent_coef": 0.01, "eval_every": 0}  # fmt: skip
+             "learning_rate": 5e-3, "ent_coef": 0.01, "eval_every": 0, "hidden_layer_size": 0}  # fmt: skip
     return script.Args(**{**small, "eval_episodes": 20, "cuda": False, **overrides})
