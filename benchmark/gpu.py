@@ -147,8 +147,8 @@ def main(argv: list[str] | None = None) -> int:
     plan = [(part, 60, (name,)) for name in ("checks", "waits", "torchrun")]
     plan += [(speed, 45, (work, "eager")) for work in WORKS]
     plan += [(solve, 75, (f"MiniGrid-Memory{size}-v0", seed)) for size in SIZES for seed in (1, 2)[: len(SIZES)]]
-    plan += [(speed, 45, (work, "one core")) for work in list(WORKS)[1 : 1 + len(SIZES)]]
-    plan += [(speed, 90, (work, "compiled")) for work in list(WORKS)[1 : 1 + len(SIZES)]]
+    for how, limit in (("one core", 45), ("compiled", 90)):
+        plan += [(speed, limit, (work, how)) for work in list(WORKS)[1 : 1 + len(SIZES)]]
     out.mkdir(parents=True, exist_ok=True)
     about = {"date": time.strftime("%Y-%m-%d"), "commit": commit(), **machine(),
              "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu, a trial"}  # fmt: skip

@@ -99,11 +99,11 @@ def test_a_foreign_checkpoint_or_one_that_lacks_a_part(script, made, capsys):
 
 
 def test_a_run_goes_on_with_new_episodes_where_generators_have_another_size(script, made):
-    """As on a GPU, after the CPU."""
     checkpoint = torch.load("made/agent.pt", weights_only=True)
-    checkpoint["ranks"][0].update(rng=torch.zeros(16, dtype=torch.uint8))
+    checkpoint["ranks"][0].update(rng=torch.zeros(16, dtype=torch.uint8))  # what a GPU's generator has
     torch.save(checkpoint, "moved.pt")
     assert script.main(["--resume", "moved.pt", "--total-timesteps", "128"]) == 0
+
 
 def test_nothing_in_a_file_is_executed(script, capsys):
     class Evil:
