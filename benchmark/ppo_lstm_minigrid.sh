@@ -3,13 +3,13 @@
 #    bash benchmark/ppo_lstm_minigrid.sh -w 2 -g memory-s13 -s 1-3
 run="ppo_lstm_minigrid.py --env-id MiniGrid"
 short="--hidden-size 8 --hidden-layer-size 16 --seq-len 8 --learning-rate 8e-4 --num-steps 1024 --num-envs 16"
-# found before the learning rate was steered, returns were standardised and Adam's decay rates were equal
-steady="--desired-kl 0 --no-norm-value --adam-betas .9 .999 --hidden-layer-size 0 --rand-move-eps .05 --no-anneal-moves"
-maze="$steady --vf-coef 2 --total-timesteps 10000000 --hidden-size 128 --encoder-size 64 --num-envs 256"
-maze="$maze --ent-coef 0.01 --gamma 0.99 --learning-rate 5e-4 --update-epochs 4 --eval-every 20 --eval-episodes 1000"
+maze="--total-timesteps 10000000 --num-envs 128 --hidden-size 128 --update-epochs 4 --ent-coef 0.01 --gamma 0.99"
+maze="$maze --eval-every 40 --eval-episodes 1000"
 both="--eval-env-id MiniGrid-CustomMaze-S13-v0 MiniGrid-CustomMaze-S15-v0"
-# small steps and advantages as they are, so that while no reward comes noise does not end the exploring
-obstructed="$steady --view-size 7 --hidden-size 64 --encoder-size 64 --num-envs 128 --gamma 0.99 --vf-coef 0.5"
+# found before the rate was steered, returns standardised and Adam's decay rates equal; with small steps and advantages
+# as they are, so that while no reward comes noise does not end the exploring
+obstructed="--desired-kl 0 --no-norm-value --adam-betas .9 .999 --hidden-layer-size 0 --rand-move-eps .05 --vf-coef 0.5"
+obstructed="$obstructed --no-anneal-moves --view-size 7 --hidden-size 64 --encoder-size 64 --num-envs 128 --gamma 0.99"
 obstructed="$obstructed --learning-rate 1e-3 --no-anneal-lr --update-epochs 4 --no-norm-adv --ent-coef 0.005"
 # one flag at a time: how far can it be moved until MemoryS13 is not learned any more?
 for x in learning-rate={0.000625,0.00125,0.005} num-envs={16,32,128,256,512} num-steps={32,64,256,512,1024} \
