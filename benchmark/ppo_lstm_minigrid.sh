@@ -4,7 +4,7 @@
 run="ppo_lstm_minigrid.py --env-id MiniGrid"
 short="--hidden-size 8 --hidden-layer-size 16 --seq-len 8 --learning-rate 8e-4 --num-steps 1024 --num-envs 16"
 maze="--total-timesteps 10000000 --num-envs 128 --hidden-size 128 --update-epochs 4 --ent-coef 0.01 --gamma 0.99"
-maze="$maze --eval-every 40 --eval-episodes 1000"
+maze="$maze --adam-betas .9 .999 --rand-move-eps 0 --eval-every 40 --eval-episodes 1000"
 both="--eval-env-id MiniGrid-CustomMaze-S13-v0 MiniGrid-CustomMaze-S15-v0"
 # found before the rate was steered, returns standardised and Adam's decay rates equal; with small steps and advantages
 # as they are, so that while no reward comes noise does not end the exploring
