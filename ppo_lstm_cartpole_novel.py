@@ -106,10 +106,8 @@ def make_env(args: Args, env_id: str) -> gym.Env:
 
 def layer_init(layer: nn.Module, std: float = 2**0.5) -> nn.Module:
     """Orthogonal weights, zero biases (37 details, detail 2)."""
-    for name, parameter in layer.named_parameters():
-        nn.init.zeros_(parameter)
-        if "weight" in name:
-            nn.init.orthogonal_(parameter, std)
+    for parameter in layer.parameters():
+        nn.init.orthogonal_(parameter, std) if parameter.ndim == 2 else nn.init.zeros_(parameter)
     return layer
 
 
@@ -294,7 +292,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     """Train, or continue from `checkpoint`, until a signal handler puts a number into `stop`; write to `run_dir` (a new
     one under runs/) -> agent, results ({} if stopped). Raises UsageError, FloatingPointError at a gradient with NaN."""
     # ---- SETUP
-    started = time.time()
+    started, results = time.time(), {}
     torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
     torch.use_deterministic_algorithms(args.torch_deterministic, warn_only=True)
@@ -360,12 +358,9 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             attempt(writer.add_scalar, name, value, global_step)
         if wandb:
             attempt(wandb.log, metrics, step=global_step)
-
     def evaluate_all():
         results = {env_id: evaluate(agent, args, env_id, device, stop) for env_id in (args.env_id, *args.eval_env_id)}
-        if stop:
-            return {}
-        for env_id, result in results.items():
+        for env_id, result in results.items() if not stop else ():
             attempt(tqdm.write, f"{env_id} after {global_step:,} steps: " + "; ".join(
                 f"{mode} " + " ".join(f"{k} {v:.4g}" for k, v in r.items()) for mode, r in result.items()))
             suffix = "" if env_id == args.env_id else f"/{env_id}"
@@ -376,8 +371,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
                                 f"{run_dir}/videos", f"{env_id}-step-{global_step}", 3)  # fmt: skip
                 if wandb and paths:
                     attempt(wandb.log, {env_id: [wandb.Video(path, format="mp4") for path in paths]}, step=global_step)
-        return results
-
+        return results if not stop else {}
     def save(name):
         states = [{"envs": envs.state_dict(), "rng": rng.get_state(),
                    "carried": [next_obs, next_done, running_stats, *next_lstm_state]}] * WORLD  # fmt: skip
@@ -478,7 +472,6 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             break
 
     # ---- RESULTS
-    results = {}
     if RANK == 0:
         if global_step >= num_iterations * batch_size and (scores := evaluate_all()):
             results = {"script": SCRIPT, "env_id": args.env_id, "seed": args.seed, "args": asdict(args),
@@ -494,10 +487,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         distributed.destroy_process_group()
     return agent, results
 
-
 # ------------------------------ The algorithm ends here. What follows can be skipped: evaluation, files, logs, flags.
-
-
 @torch.no_grad()
 def evaluate(agent: Agent, args: Args, env_id: str, device, stop: list | tuple = ()) -> dict:
     """Play fixed episodes of seeds that training never uses -> {"argmax": {...}, "sampled": {...}}. On Memory ids there

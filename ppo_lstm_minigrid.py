@@ -73,6 +73,7 @@ class Args:
     ent_coef: float = 0.02  # weight of the entropy bonus
     vf_coef: float = 1.0  # weight of the value loss
     rand_move_eps: float = 0.1  # share of uniformly random moves mixed into the policy while training
+    novelty_coef: float = 0.0  # reward for each content new to a cell of the view in this episode (annealed)
     anneal_moves: bool = True  # with --anneal-lr, let this share fall too: in the end none frees the agent from a loop
     gamma: float = 0.995  # discount per step
     gae_lambda: float = 0.95  # lambda of generalised advantage estimation
@@ -107,10 +108,8 @@ def make_env(args: Args, env_id: str) -> gym.Env:
 
 def layer_init(layer: nn.Module, std: float = 2**0.5) -> nn.Module:
     """Orthogonal weights, zero biases (37 details, detail 2)."""
-    for name, parameter in layer.named_parameters():
-        nn.init.zeros_(parameter)
-        if "weight" in name:
-            nn.init.orthogonal_(parameter, std)
+    for parameter in layer.parameters():
+        nn.init.orthogonal_(parameter, std) if parameter.ndim == 2 else nn.init.zeros_(parameter)
     return layer
 
 
@@ -297,7 +296,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     """Train, or continue from `checkpoint`, until a signal handler puts a number into `stop`; write to `run_dir` (a new
     one under runs/) -> agent, results ({} if stopped). Raises UsageError, FloatingPointError at a gradient with NaN."""
     # ---- SETUP
-    started = time.time()
+    started, results = time.time(), {}
     torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
     torch.use_deterministic_algorithms(args.torch_deterministic, warn_only=True)
@@ -329,6 +328,8 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     lstm_h, lstm_c = torch.zeros((2, T + 1, N, args.hidden_size), device=device)  # (T + 1, N, H) before reading obs[t]
     running_stats = torch.zeros((2, N), device=device)  # (2, N) return and length of the episodes in progress
     running_stats_at = torch.zeros((T, 2, N), device=device)  # (T, 2, N) the same after each step, before any reset
+    radix, first = torch.tensor([24, 4, 1], device=device), 264 * torch.arange(next_obs.shape[1] // 3, device=device)
+    shown = torch.zeros((N, 264 * len(first)), dtype=torch.bool, device=device)  # what each cell has in this episode
 
     # ---- RESUME, LOG and SAVE
     if checkpoint:
@@ -341,7 +342,8 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             if len(states) == WORLD and states[RANK]["envs"] and len(states[RANK]["rng"]) == len(rng.get_state()):
                 envs.load_state_dict(states[RANK]["envs"])
                 rng.set_state(states[RANK]["rng"])
-                next_obs, next_done, running_stats, *next_lstm_state = (x.to(device) for x in states[RANK]["carried"])
+                carried = [x.to(device) for x in states[RANK]["carried"]]
+                next_obs, next_done, running_stats, shown, *next_lstm_state = carried
     if RANK == 0:  # one process logs, evaluates and saves
         name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns() // 1000}".replace("/", "_")
         run_dir, wandb = run_dir or f"runs/{name}", None
@@ -363,12 +365,9 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             attempt(writer.add_scalar, name, value, global_step)
         if wandb:
             attempt(wandb.log, metrics, step=global_step)
-
     def evaluate_all():
         results = {env_id: evaluate(agent, args, env_id, device, stop) for env_id in (args.env_id, *args.eval_env_id)}
-        if stop:
-            return {}
-        for env_id, result in results.items():
+        for env_id, result in results.items() if not stop else ():
             attempt(tqdm.write, f"{env_id} after {global_step:,} steps: " + "; ".join(
                 f"{mode} " + " ".join(f"{k} {v:.4g}" for k, v in r.items()) for mode, r in result.items()))
             suffix = "" if env_id == args.env_id else f"/{env_id}"
@@ -379,11 +378,10 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
                                 f"{run_dir}/videos", f"{env_id}-step-{global_step}", 3)  # fmt: skip
                 if wandb and paths:
                     attempt(wandb.log, {env_id: [wandb.Video(path, format="mp4") for path in paths]}, step=global_step)
-        return results
-
+        return results if not stop else {}
     def save(name):
         states = [{"envs": envs.state_dict(), "rng": rng.get_state(),
-                   "carried": [next_obs, next_done, running_stats, *next_lstm_state]}] * WORLD  # fmt: skip
+                   "carried": [next_obs, next_done, running_stats, shown, *next_lstm_state]}] * WORLD  # fmt: skip
         if WORLD > 1:
             distributed.all_gather_object(states, states[0])
         if RANK == 0:
@@ -413,6 +411,11 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
                 final_obs[t], timed_out[t] = infos["final_obs"], truncated & ~terminated
                 running_stats_at[t] = running_stats + torch.stack((rewards[t], torch.ones_like(next_done)))
                 running_stats = running_stats_at[t] * (1 - next_done)
+                if args.novelty_coef:  # a bonus within the episode (Henaff et al. 2023), for contents, not whole views
+                    contents = (next_obs[:, :-1].view(N, -1, 3) * radix).sum(2) + first  # (N, C) object, colour, state
+                    shown &= next_done[:, None] == 0
+                    rewards[t] += args.novelty_coef * frac * (~shown.gather(1, contents)).sum(1) * (1 - next_done)
+                    shown.scatter_(1, contents, True)
             lstm_h[T], lstm_c[T] = next_lstm_state[0][0], next_lstm_state[1][0]
             logprobs, _, values = agent.evaluate_actions(lstm_h[1:], actions)  # (T, N); obs[t] led to lstm_h[t + 1]
 
@@ -481,7 +484,6 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             break
 
     # ---- RESULTS
-    results = {}
     if RANK == 0:
         if global_step >= num_iterations * batch_size and (scores := evaluate_all()):
             results = {"script": SCRIPT, "env_id": args.env_id, "seed": args.seed, "args": asdict(args),
@@ -497,10 +499,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         distributed.destroy_process_group()
     return agent, results
 
-
 # ------------------------------ The algorithm ends here. What follows can be skipped: evaluation, files, logs, flags.
-
-
 @torch.no_grad()
 def evaluate(agent: Agent, args: Args, env_id: str, device, stop: list | tuple = ()) -> dict:
     """Play fixed episodes of seeds that training never uses -> {"argmax": {...}, "sampled": {...}}. On Memory ids there
@@ -593,7 +592,8 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
         for name, value in asdict(saved).items():
             if getattr(args, name) != value and not name.startswith(may_change):
                 raise UsageError(f"--{name.replace('_', '-')} must be as in the checkpoint, {value}")
-    high = {"seed": 2**31 - 1, "gamma": 1, "gae_lambda": 1, "rand_move_eps": 1, "adam_betas": 0.99999, "desired_kl": 10}
+    high = {"seed": 2**31 - 1, "gamma": 1, "gae_lambda": 1, "rand_move_eps": 1, "adam_betas": 0.99999, "desired_kl": 10,
+            "novelty_coef": 10**6}  # fmt: skip
     zeros = (*high, "view_size", "encoder_size", "hidden_layer_size", "eval_every", "save_every", "vf_coef", "ent_coef")
     for name, value in ((k, x) for k, v in asdict(args).items() for x in (v if type(v) is tuple else [v])):  # NaN fails
         lowest, highest = 0 if name in zeros else 1 if type(value) is int else 1e-6, high.get(name, 10**12)

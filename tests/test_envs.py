@@ -151,7 +151,6 @@ def test_batched_and_single_maze_agree(env_id, view):
     vec = gym.make_vec(env_id, n, agent_view_size=view, max_steps=60)
     vec.reset(seed=3)
     singles = [envs.make_single(env_id, view) for _ in range(n)]
-
     def look_at_copy(i):
         """Give single environment i the batched one's maze -> its observation."""
         real, _ = singles[i].unwrapped, singles[i].reset(seed=0)
@@ -205,7 +204,6 @@ def test_batched_contract(env_id, kwargs):
     """SAME_STEP, seeded, saves and loads its state, distinct environments, shapes as declared."""
     vec, other = (gym.make_vec(env_id, 16, **kwargs) for _ in range(2))
     assert isinstance(vec, gym.vector.VectorEnv) and vec.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
-
     def play(steps, env=vec):
         actions = np.random.default_rng(0).integers(0, int(env.single_action_space.n), (steps, 16))
         return [[np.asarray(part).tolist() for part in env.step(action)[:4]] for action in actions]

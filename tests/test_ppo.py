@@ -9,11 +9,12 @@ import numpy as np
 import probes
 import pytest
 import torch
-from conftest import spy
+from conftest import SMALL, spy
 from gymnasium import spaces
 
 import envs as task_envs
 import ppo_lstm_cartpole_novel
+import ppo_lstm_minigrid
 
 T, N, NO_RESULTS = 9, 4, {"argmax": {}, "sampled": {}}
 
@@ -62,11 +63,9 @@ def test_loss_by_hand(script, small, clip_vloss, norm_adv):
 def test_importance_ratio_is_one_before_the_first_update(script, small, monkeypatch, control):
     """The update replays the rollout: stored states, resets, random moves. A reset one step late is seen."""
     errors, real = [], script.Agent.get_action_and_value
-
     def note(inputs, _):
         newlogprob, _, newvalue, logprobs, _, _, value, *_ = inputs
         errors.append(((newlogprob - logprobs).exp() - 1).abs().max() + (newvalue - value).abs().max())
-
     def late(self, x, state, done, *rest):
         return real(self, x, state, done.view(-1, state[0].shape[1]).roll(1, 0).flatten(), *rest)
     spy(monkeypatch, script, "ppo_loss", note)
@@ -96,7 +95,6 @@ def test_minibatches_are_consecutive_steps_of_one_environment(script, small, mon
     four = [functools.partial(Numbered, n, dtype) for n in range(4)]
     vec = task_envs.TensorVectorEnv(gym.vector.SyncVectorEnv(four, autoreset_mode="SameStep"), "cpu")
     monkeypatch.setattr(script, "make_envs", lambda *_: vec)
-
     def note(self, x, state, done, action=None, index=None):
         cells = (x if index is None else x[index]).long().view(8, -1, 4)  # (L, M, D)
         seen.append((8 * cells[..., 2] + cells[..., 0], cells[..., 1], state[0][0].clone()))
@@ -129,7 +127,6 @@ def final_rollout(monkeypatch, env_id, **overrides):
 
 def test_states_are_handed_over_and_done_is_one_exactly_at_first_observations(monkeypatch):
     seen = []
-
     def note(inputs, _):
         _, x, state, done, *_ = inputs
         if len(done) == 3:  # a step of the rollout
@@ -143,7 +140,6 @@ def test_states_are_handed_over_and_done_is_one_exactly_at_first_observations(mo
 @pytest.mark.parametrize(("env_id", "last"), [("TimeLimit", 6.0), ("BothFlags", 0.0)])
 def test_truncation_bootstraps_from_the_state_that_is_not_reset_and_termination_does_not(monkeypatch, env_id, last):
     """A stub whose value is its hidden counter: at the time limit after 5 steps the final observation is the sixth."""
-
     def get_states(self, x, state, done, index=None):
         count, hidden = state[0][0, :, :1], []
         for keep in (1 - done).view(-1, count.shape[0], 1):
@@ -190,3 +186,18 @@ def test_the_critic_predicts_standardised_returns(script, small, monkeypatch):
         torch.testing.assert_close(used.sort()[0], (returns / var**0.5).flatten().sort()[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(agent.value(h), agent.critic(h)[0] * float(var) ** 0.5 + float(mean))
     assert script.train(small(norm_value=False, total_timesteps=192))[0].return_stats.tolist() == [0, 1]
+
+
+def test_what_a_cell_of_the_view_shows_first_is_paid_once_an_episode(monkeypatch):
+    """Against sets. The bonus falls with the rate, and what ends an episode is not paid."""
+    script, steps, given, seen = ppo_lstm_minigrid, [], [], [set() for _ in range(4)]
+    spy(monkeypatch, task_envs.MemoryVectorEnv, "step", lambda _, out: steps.append([x.clone() for x in out[:4]]))
+    spy(monkeypatch, script, "gae", lambda inputs, _: given.extend(inputs[0].clone()))
+    script.train(script.Args(**SMALL, env_id="MiniGrid-MemoryS7-v0", view_size=5, novelty_coef=0.5, cuda=False))
+    for i, (rewards, (views, paid, terminated, truncated)) in enumerate(zip(given, steps, strict=False)):
+        for n, view in enumerate(views.tolist()):
+            cells = set(enumerate(zip(view[:-1:3], view[1::3], view[2::3], strict=True)))
+            done = bool(terminated[n] or truncated[n])
+            new, seen[n] = (0 if done else len(cells - seen[n])), (cells if done else seen[n] | cells)
+            assert rewards[n].item() == pytest.approx(paid[n].item() + new * 0.5 * (1 - i // 16 / 4), abs=1e-6)
+    assert len(given) == 64 and max(map(len, seen)) > 30

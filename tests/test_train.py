@@ -38,7 +38,8 @@ def test_stopped_by_a_signal_and_resumed_a_run_equals_the_uninterrupted_one(scri
     """Bit for bit: checkpoints, curves, results. So does one that is resumed from before what it logged last."""
     number = signal.SIGINT if script is ppo_lstm_minigrid else signal.SIGTERM
     flags = tiny(script, "--eval-every", 2, "--desired-kl", 0.005, "--rand-move-eps", 0.1, "--anneal-lr",
-                 "--total-timesteps", 448, "--save-every", 3, "--exp-name")  # fmt: skip
+                 "--total-timesteps", 448, "--save-every", 3,
+                 *["--novelty-coef=0.1"] * (script is ppo_lstm_minigrid), "--exp-name")  # fmt: skip
     assert script.main([*flags, "whole"]) == 0
     calls = []
     with monkeypatch.context() as patch:  # in the middle of an update
@@ -87,11 +88,9 @@ def test_evaluation_of_memory_is_exact():
 
 def test_evaluation_leaves_training_alone_and_has_its_own_seeds(script, small, monkeypatch):
     seeds = []
-
     def note(_, envs):
         real = envs.reset
         envs.reset = lambda seed=None, options=None: (seeds.append(seed), real(seed=seed, options=options))[1]
-
     spy(monkeypatch, script, "make_envs", note)
     often, _ = script.train(small(eval_every=1), run_dir="a")
     after_often = torch.rand(1)
@@ -141,12 +140,10 @@ def test_an_environment_of_ones_own(monkeypatch):
 def test_a_run_that_is_resumed_twice_at_once_is_resumed_once(script, monkeypatch, capsys):
     assert script.main(tiny(script, "--save-every", 1)) == 0
     resume, codes = ["--resume", one("runs/*/agent_64.pt")], []
-
     def resume_again(*_):
         if not codes:
             codes.append(0)
             codes[0] = script.main(resume)
-
     spy(monkeypatch, script, "ppo_loss", resume_again)
     assert script.main(resume) == 0 and codes[0] == 2 and capsys.readouterr().err.count("error:") == 1
 
@@ -160,18 +157,16 @@ LEARNING = {
 # what these do, other tests show
 RUNNING = {"exp_name", "torch_deterministic", "cuda", "num_threads", "compile", "track", "wandb_project_name",
            "wandb_entity", "capture_video", "save_every", "resume", "env_id", "view_size", "ignore_mission",
-           "eval_every", "eval_env_id", "eval_episodes", "eval_only"}  # fmt: skip
+           "eval_every", "eval_env_id", "eval_episodes", "eval_only", "novelty_coef"}  # fmt: skip
 
 
 @cartpole_slowly
 def test_every_learning_flag_changes_what_is_learned_and_the_same_flags_do_not(script, small, monkeypatch):
     """None stands for the opposite of the default."""
     monkeypatch.setattr(script, "evaluate", lambda *_: {"argmax": {}, "sampled": {}})
-
     def weights(**flags):
         flags = {"max_grad_norm": 0.1, "learning_rate": 0.01, "clip_coef": 0.01, **flags}
         return script.train(small(**flags), run_dir="run")[0].state_dict()
-
     expected = weights()
     assert same(expected, weights())
     for name, value in LEARNING.items():

@@ -88,12 +88,10 @@ def full_disk(*_, **__):
 @pytest.mark.parametrize(("what", "function"), [("agent.pt", "replace"), ("results.json", "fsync")])
 def test_a_file_that_cannot_be_written_ends_the_run_and_the_old_one_stands(script, monkeypatch, what, function):
     real = os.replace
-
     def replace(source, target):
         if os.path.basename(target) == ("agent_256.pt" if what == "agent.pt" else "agent.pt"):
             patch.setattr(os, function, full_disk)  # from now on
         return real(source, target)
-
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
         patch.setattr(os, "replace", replace)
         script.main(tiny(script, "--save-every", 4))

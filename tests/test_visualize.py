@@ -152,7 +152,6 @@ def test_a_real_command_on_a_console_without_letters():
 def test_probe_finds_what_is_there_and_nothing_else():
     rng, episode, lag = np.random.default_rng(0), np.repeat(np.arange(100), 20), np.zeros(2000, int)
     fold = analysis.make_folds({"episode": episode, "kind": None}, 0)
-
     def scored(X, target, fold):
         return analysis.score(analysis.cross_validated(X, target, fold), target, episode, lag, 0)[0][1]
 
@@ -198,7 +197,6 @@ def test_lesions_do_what_they_say(monkeypatch):
     plain, same, zeroed = (analysis.roll_out(subject, N, 0, lesion=lesion)[1].tolist() for lesion in lesions)
     subject.agent.memoryless = True
     assert plain == same != zeroed == analysis.roll_out(subject, N, 0)[1].tolist()
-
     def roll_out(_subject, number, seed, lesion):  # on Memory once, at the fork
         for x in (5, 11, 11, 5, 11):
             where = {"x": np.full(number, x), "y": np.full(number, 6), "success_x": np.full(number, 11)}
