@@ -329,7 +329,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     running_stats = torch.zeros((2, N), device=device)  # (2, N) return and length of the episodes in progress
     running_stats_at = torch.zeros((T, 2, N), device=device)  # (T, 2, N) the same after each step, before any reset
     radix, first = torch.tensor([24, 4, 1], device=device), 264 * torch.arange(next_obs.shape[1] // 3, device=device)
-    shown = torch.zeros((N, 264 * len(first)), dtype=torch.bool, device=device)  # what each cell has in this episode
+    shown = torch.zeros((N, 264 * len(first) * (args.novelty_coef > 0)), dtype=torch.bool, device=device)  # (N, 264 C)
 
     # ---- RESUME, LOG and SAVE
     if checkpoint:
