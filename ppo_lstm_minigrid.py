@@ -73,7 +73,7 @@ class Args:
     ent_coef: float = 0.02  # weight of the entropy bonus
     vf_coef: float = 1.0  # weight of the value loss
     rand_move_eps: float = 0.1  # share of uniformly random moves mixed into the policy while training
-    novelty_coef: float = 0.0  # reward for each content new to a cell of the view in this episode (annealed)
+    novelty_coef: float = 0.0  # reward for each thing that a cell of the view shows first in this episode (annealed)
     anneal_moves: bool = True  # with --anneal-lr, let this share fall too: in the end none frees the agent from a loop
     gamma: float = 0.995  # discount per step
     gae_lambda: float = 0.95  # lambda of generalised advantage estimation
