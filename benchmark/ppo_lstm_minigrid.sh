@@ -3,12 +3,11 @@
 #    bash benchmark/ppo_lstm_minigrid.sh -w 2 -g memory-s13 -s 1-3
 run="ppo_lstm_minigrid.py --env-id MiniGrid"
 short="--hidden-size 8 --hidden-layer-size 16 --seq-len 8 --learning-rate 8e-4 --num-steps 1024 --num-envs 16"
-maze="--total-timesteps 10000000 --num-envs 128 --hidden-size 128 --update-epochs 4 --ent-coef 0.01 --gamma 0.99"
-maze="$maze --adam-betas .9 .999 --rand-move-eps 0 --eval-every 40 --eval-episodes 1000"
+long="--num-envs 128 --update-epochs 4 --gamma 0.99 --adam-betas .9 .999 --rand-move-eps 0" # hundreds of steps
+maze="$long --total-timesteps 10000000 --hidden-size 128 --ent-coef 0.01 --eval-every 40 --eval-episodes 1000"
 both="--eval-env-id MiniGrid-CustomMaze-S13-v0 MiniGrid-CustomMaze-S15-v0"
 # a reward comes late and rarely: what a cell of the view shows for the first time in an episode pays a little
-novel="--num-envs 128 --hidden-size 64 --update-epochs 4 --gamma 0.99 --adam-betas .9 .999 --rand-move-eps 0"
-novel="$novel --novelty-coef 0.005 --eval-every 20"
+novel="$long --hidden-size 64 --novelty-coef 0.005 --eval-every 20"
 # one flag at a time: how far can it be moved until MemoryS13 is not learned any more?
 for x in learning-rate={0.000625,0.00125,0.005} num-envs={16,32,128,256,512} num-steps={32,64,256,512,1024} \
     seq-len={8,16,64} hidden-size={8,16,64,128,256} num-minibatches={2,4,16,32} update-epochs={2,4,16}; do
