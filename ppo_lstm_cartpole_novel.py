@@ -81,6 +81,7 @@ class Args:
     norm_value: bool = True  # let the critic predict returns that are standardised by running statistics
     clip_vloss: bool = False  # clip the value loss too
     max_grad_norm: float = 0.5  # gradients are clipped to this norm
+    ema_decay: float = 0.9  # evaluate and keep a moving average of the weights, over iterations (0: the last)
 
     seq_len: int = 32  # LSTM: steps of truncated back-propagation through time (L); divides num_steps
     encoder_size: int = 0  # units of the layer before the LSTM (0: none)
@@ -154,8 +155,7 @@ class LSTMRecurrence(torch.autograd.Function):
     @staticmethod
     def backward(ctx, d_hidden, dh, dc):
         weight_hh, not_first, *history = ctx.saved_tensors
-        by_sigmoid, by_tanh = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
-        d_gates = []
+        d_gates, by_sigmoid, by_tanh = [], torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
         for t in reversed(range(len(not_first))):
             _, last_c, i, f, g, o, tanh_c = history[7 * t : 7 * t + 7]
             dh = dh + d_hidden[t]
@@ -306,7 +306,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     T, N, L, batch_size = args.num_steps, args.num_envs // WORLD, args.seq_len, args.num_steps * args.num_envs
     num_iterations = args.total_timesteps // batch_size
     envs = make_envs(args, args.env_id, N, device)
-    agent = Agent(envs.single_observation_space, int(envs.single_action_space.n), args).to(device)
+    agent, ema = (Agent(envs.single_observation_space, envs.single_action_space.n, args).to(device) for _ in range(2))
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate, args.adam_betas, fused=True)
     forward = torch.compile(agent.get_action_and_value, dynamic=False) if args.compile else agent.get_action_and_value
     rng = torch.cuda.default_generators[device.index] if use_cuda else torch.default_generator  # of all draws below
@@ -328,15 +328,16 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     # ---- RESUME, LOG and SAVE
     if checkpoint:
         with refuse(f"--resume: {args.resume!r} does not fit this run, or is an exported agent (add --eval-only)"):
-            agent.load_state_dict(checkpoint["agent"])
+            agent.load_state_dict(checkpoint["weights"])
+            ema.load_state_dict(checkpoint["agent"])
             optimizer.load_state_dict(checkpoint["optimizer"])
             for parameter, moments in optimizer.state.items():  # other shapes would crash the process
                 moments |= {name: moments[name].view_as(parameter) for name in ("exp_avg", "exp_avg_sq")}
             states = checkpoint["ranks"]  # of as many processes, on the CPU or on GPUs as here; else new episodes begin
-            if len(states) == WORLD and states[RANK]["envs"] and len(states[RANK]["rng"]) == len(rng.get_state()):
-                envs.load_state_dict(states[RANK]["envs"])
-                rng.set_state(states[RANK]["rng"])
-                next_obs, next_done, running_stats, *next_lstm_state = (x.to(device) for x in states[RANK]["carried"])
+            if len(states) == WORLD and (own := states[RANK])["envs"] and len(own["rng"]) == len(rng.get_state()):
+                envs.load_state_dict(own["envs"])
+                rng.set_state(own["rng"])
+                next_obs, next_done, running_stats, *next_lstm_state = (x.to(device) for x in own["carried"])
     if RANK == 0:  # one process logs, evaluates and saves
         name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns() // 1000}".replace("/", "_")
         run_dir, wandb = run_dir or f"runs/{name}", None
@@ -352,14 +353,13 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             attempt(wandb.init, project=args.wandb_project_name, entity=args.wandb_entity, name=name, id=name,
                     resume="allow", dir=run_dir, config=asdict(args))  # fmt: skip
         attempt(print, f"{args.env_id} on {device} -> {run_dir}; first step after {time.time() - started:.1f} s")
-
     def log(metrics):
         for name, value in metrics.items():
             attempt(writer.add_scalar, name, value, global_step)
         if wandb:
             attempt(wandb.log, metrics, step=global_step)
     def evaluate_all():
-        results = {env_id: evaluate(agent, args, env_id, device, stop) for env_id in (args.env_id, *args.eval_env_id)}
+        results = {env_id: evaluate(ema, args, env_id, device, stop) for env_id in (args.env_id, *args.eval_env_id)}
         for env_id, result in results.items() if not stop else ():
             attempt(tqdm.write, f"{env_id} after {global_step:,} steps: " + "; ".join(
                 f"{mode} " + " ".join(f"{k} {v:.4g}" for k, v in r.items()) for mode, r in result.items()))
@@ -367,7 +367,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             for prefix, mode in (("eval", "argmax"), ("eval_sampled", "sampled")):
                 log({f"{prefix}/{name}{suffix}": value for name, value in result[mode].items()})
             if args.capture_video:
-                paths = attempt(task_envs.record_videos, make_env(args, env_id), agent.act, agent.initial_state(1),
+                paths = attempt(task_envs.record_videos, make_env(args, env_id), ema.act, ema.initial_state(1),
                                 f"{run_dir}/videos", f"{env_id}-step-{global_step}", 3)  # fmt: skip
                 if wandb and paths:
                     attempt(wandb.log, {env_id: [wandb.Video(path, format="mp4") for path in paths]}, step=global_step)
@@ -380,9 +380,9 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         if RANK == 0:
             attempt(writer.flush)  # what is logged before a checkpoint is not logged again after it
             buffer = io.BytesIO()  # torch.save itself, on a full disk, may raise anything
-            torch.save({"script": SCRIPT, "args": asdict(args), "agent": agent.state_dict(), "ranks": states,
-                        "optimizer": optimizer.state_dict(), "global_step": global_step,
-                        "train_seconds": train_seconds}, buffer)  # fmt: skip
+            torch.save({"script": SCRIPT, "args": asdict(args), "agent": ema.state_dict(), "ranks": states,
+                        "weights": agent.state_dict(), "optimizer": optimizer.state_dict(),
+                        "global_step": global_step, "train_seconds": train_seconds}, buffer)  # fmt: skip
             write_file(f"{run_dir}/{name}", buffer.getvalue())
 
     last_save, adam = 0.0, optimizer.param_groups[0]  # the first iteration is saved: a full disk shows at once
@@ -441,6 +441,8 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             stats["grad_norm"] = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
             optimizer.step()
             all_stats.append(stats)
+        for mean, new in zip(ema.state_dict().values(), agent.state_dict().values(), strict=True):
+            mean.lerp_(new, max(1 - args.ema_decay, 1 / iteration))  # Polyak and Juditsky 1992, with a decay
 
         # ---- LOG
         means = all_mean(torch.stack([torch.stack(list(stats.values())) for stats in all_stats]).mean(0))
@@ -485,7 +487,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             attempt(wandb.finish)
     if WORLD > 1:
         distributed.destroy_process_group()
-    return agent, results
+    return ema, results
 
 # ------------------------------ The algorithm ends here. What follows can be skipped: evaluation, files, logs, flags.
 @torch.no_grad()
@@ -499,8 +501,7 @@ def evaluate(agent: Agent, args: Args, env_id: str, device, stop: list | tuple =
         envs = make_envs(args, env_id, N, device)
         generator = torch.Generator(device).manual_seed(action_seed) if mode == "sampled" else None
         next_obs, _ = envs.reset(seed=env_seed, options=options)
-        next_lstm_state = agent.initial_state(N)
-        next_done, playing = torch.ones(2, N, device=device)
+        next_lstm_state, (next_done, playing) = agent.initial_state(N), torch.ones(2, N, device=device)
         returns, lengths = torch.zeros(2, N, dtype=torch.float64, device=device)
         while playing.any() and lengths.max() < 10_000 and not stop:
             action, next_lstm_state = agent.act(next_obs, next_lstm_state, next_done, generator)
@@ -580,7 +581,8 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
         for name, value in asdict(saved).items():
             if getattr(args, name) != value and not name.startswith(may_change):
                 raise UsageError(f"--{name.replace('_', '-')} must be as in the checkpoint, {value}")
-    high = {"seed": 2**31 - 1, "gamma": 1, "gae_lambda": 1, "rand_move_eps": 1, "adam_betas": 0.99999, "desired_kl": 10}
+    high = {"seed": 2**31 - 1, "gamma": 1, "gae_lambda": 1, "rand_move_eps": 1, "adam_betas": 0.99999, "desired_kl": 10,
+            "ema_decay": 1}  # fmt: skip
     zeros = (*high, "view_size", "encoder_size", "hidden_layer_size", "eval_every", "save_every", "vf_coef", "ent_coef")
     for name, value in ((k, x) for k, v in asdict(args).items() for x in (v if type(v) is tuple else [v])):  # NaN fails
         lowest, highest = 0 if name in zeros else 1 if type(value) is int else 1e-6, high.get(name, 10**12)

@@ -29,7 +29,7 @@ import ppo_lstm_minigrid
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {"minigrid": ppo_lstm_minigrid, "cartpole": ppo_lstm_cartpole_novel}
 SMALL = {"num_envs": 4, "num_steps": 16, "seq_len": 8, "num_minibatches": 2, "update_epochs": 2, "hidden_size": 8,
-         "total_timesteps": 256, "eval_every": 0, "eval_episodes": 4, "num_threads": 1}  # fmt: skip
+         "total_timesteps": 256, "eval_every": 0, "eval_episodes": 4, "num_threads": 1, "ema_decay": 0.0}  # fmt: skip
 probes.register()
 
 slow = pytest.mark.slow

@@ -11,39 +11,31 @@ class Probe(gym.Env):
     """One step of reward 1. Others say how long an episode is, what is seen, what a step is worth and what ends it."""
 
     length, size, steps = 1, 1, 0
-
     def __init__(self):
         self.observation_space = spaces.Box(-1e9, 1e9, (self.size,), np.float32)
         self.action_space = spaces.Discrete(2)
-
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.t, self.secret = 0, int(self.np_random.integers(2))
         return np.array(self.see(), self.observation_space.dtype), {}
-
     def step(self, action):
         self.steps += 1
         reward = float(self.worth(int(action)))
         self.t += 1
         return np.array(self.see(), self.observation_space.dtype), reward, *self.ends(), {}
-
     def see(self):
         return [0]
-
     def worth(self, action):
         return 1
-
     def ends(self):
         return self.t >= self.length, False
 
 
 class Counter(Probe):
     """Shows its step, from 1; episodes are 1 to 7 steps, ended by either flag."""
-
     def see(self):
         self.length = int(self.np_random.integers(1, 8)) if self.t == 0 else self.length
         return [self.t + 1]
-
     def ends(self):
         over = self.t >= self.length
         return over and self.secret == 0, over and self.secret == 1
@@ -53,21 +45,16 @@ class Unusual(Probe):
     """What an environment of one's own may be: actions from 1, an odd dtype, a seed of 32 bits, a bound of 0."""
 
     length, metadata = 10, {"render_modes": ["rgb_array"]}
-
     def __init__(self, render_mode=None):
         self.render_mode, self.action_space = render_mode, spaces.Discrete(2, start=1)
         self.observation_space = spaces.Box(np.array([-1, -9]), np.array([0, 1e-3]), dtype=np.float64)
-
     def reset(self, *, seed=None, options=None):
         np.random.RandomState(seed)
         return super().reset(seed=seed)
-
     def see(self):
         return [0, 0]
-
     def worth(self, action):
         return {1: 0.3, 2: 0.7}[action]
-
     def render(self):
         return np.full((33, 31, 3), 20 * self.t, np.uint8)
 

@@ -1,5 +1,6 @@
 """`train` and `main` end to end, on runs of seconds: what a run writes, evaluates, resumes, and what each flag does."""
 
+import copy
 import dataclasses
 import glob
 import json
@@ -37,8 +38,8 @@ def test_what_a_run_leaves(script, capsys):
 def test_stopped_by_a_signal_and_resumed_a_run_equals_the_uninterrupted_one(script, exact, monkeypatch):
     """Bit for bit: checkpoints, curves, results. So does one that is resumed from before what it logged last."""
     number = signal.SIGINT if script is ppo_lstm_minigrid else signal.SIGTERM
-    flags = tiny(script, "--eval-every", 2, "--desired-kl", 0.005, "--rand-move-eps", 0.1, "--anneal-lr",
-                 "--total-timesteps", 448, "--save-every", 3,
+    flags = tiny(script, "--eval-every", 2, "--desired-kl", 0.005, "--rand-move-eps", 0.1, "--ema-decay", 0.5,
+                 "--total-timesteps", 448, "--save-every", 3, "--anneal-lr",
                  *["--novelty-coef=0.1"] * (script is ppo_lstm_minigrid), "--exp-name")  # fmt: skip
     assert script.main([*flags, "whole"]) == 0
     calls = []
@@ -101,6 +102,19 @@ def test_evaluation_leaves_training_alone_and_has_its_own_seeds(script, small, m
     assert all(2**31 <= seed < 2**32 for seed in seeds if isinstance(seed, int))
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.6])
+def test_the_moving_average_of_the_weights_is_evaluated_and_kept(script, monkeypatch, decay):
+    """By hand, from the weights after each iteration."""
+    seen, mean = [], {}
+    spy(monkeypatch, script, "evaluate", lambda given, _: seen.append(copy.deepcopy(given[0].state_dict())))
+    assert script.main(tiny(script, "--save-every=1", "--eval-every=1", f"--ema-decay={decay}")) == 0
+    for i, evaluated in enumerate(seen, 1):
+        file, share = torch.load(one(f"runs/*/agent_{64 * i}.pt"), weights_only=True), max(1 - decay, 1 / i)
+        mean = {name: share * new + (1 - share) * mean.get(name, 0.0) for name, new in file["weights"].items()}
+        torch.testing.assert_close(file["agent"], mean)
+        assert same(evaluated, file["agent"]) and same(evaluated, file["weights"]) == (i == 1 or decay == 0.0)
+
+
 def test_eval_only_exported_checkpoints_and_load_agent(script, capsys):
     assert script.main(tiny(script, "--total-timesteps", 64)) == 0
     path, expected = one("runs/*/agent.pt"), results_of(one("runs/*"))["eval"]
@@ -153,7 +167,7 @@ LEARNING = {
     "num_minibatches": 4, "update_epochs": 3, "norm_adv": None, "clip_coef": 1e-3, "clip_vloss": None, "vf_coef": 0.1,
     "max_grad_norm": 1e-3, "norm_value": None, "desired_kl": 1e-6, "rand_move_eps": 0.5, "seq_len": 16, "seed": 3,
     "ent_coef": 0.5, "encoder_size": 5, "hidden_size": 9, "hidden_layer_size": 5, "memoryless": None,
-    "adam_betas": (0.5, 0.5), "anneal_moves": None, "total_timesteps": 128}  # fmt: skip
+    "adam_betas": (0.5, 0.5), "anneal_moves": None, "total_timesteps": 128, "ema_decay": 0.5}  # fmt: skip
 # what these do, other tests show
 RUNNING = {"exp_name", "torch_deterministic", "cuda", "num_threads", "compile", "track", "wandb_project_name",
            "wandb_entity", "capture_video", "save_every", "resume", "env_id", "view_size", "ignore_mission",
