@@ -27,7 +27,7 @@ memory-s17random     | $run-MemoryS17Random-v0 --total-timesteps 5000000        
 small-memory-s13     | $run-MemoryS13-v0 --hidden-size 8 --total-timesteps 5000000            | 1-10 | 1
 short-memory-s13     | $run-MemoryS13-v0 $short --total-timesteps 10000000                    | 1-10 | 1
 maze-s13             | $run-CustomMaze-S13-v0 $maze                                           | 1-10 | 1-3
-mazerandom-s15       | $run-CustomMazeRandom-S15-v0 $maze $both                               | 1-10 | 1-3
+mazerandom-s15       | $run-CustomMazeRandom-S15-v0 $maze $both                               | 1-5  | 1
 obstructedmaze-1dl   | $run-ObstructedMaze-1Dl-v0 $novel --total-timesteps 1000000            | 1-3  | 1
 obstructedmaze-1dlh  | $run-ObstructedMaze-1Dlh-v0 $novel --total-timesteps 1500000           | 1-3  | 1
 obstructedmaze-1dlhb | $run-ObstructedMaze-1Dlhb-v0 $novel --total-timesteps 2000000          | 1-3  | 1
