@@ -2,7 +2,7 @@
 
 CartPole shows where the cart is and how the pole leans, not how fast either moves: the agent has to remember where they
 were. Expect a return of 500 after 100,000 steps, ten to thirty seconds on a CPU core (20 seeds of 20; 499.6 if actions
-are drawn); without memory it stays near 45:
+are drawn); without memory it stays near 44:
     python ppo_lstm_cartpole_novel.py
 
 T = num_steps, N = num_envs (of this process), L = seq_len, B = T / L * N sequences of a rollout, M of a minibatch, D =
@@ -290,7 +290,7 @@ def ppo_loss(newlogprob, entropy, newvalue, logprobs, advantages, returns, value
 
 def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None, stop: list | tuple = ()):
     """Train, or continue from `checkpoint`, until a signal handler puts a number into `stop`; write to `run_dir` (a new
-    one under runs/) -> the agent that plays, results ({} if stopped). Raises UsageError, FloatingPointError at NaN."""
+    one under runs/) -> the averaged agent, results ({} if stopped). Raises UsageError, FloatingPointError at NaN."""
     # ---- SETUP
     started, results = time.time(), {}
     torch.set_num_threads(args.num_threads)
@@ -381,7 +381,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             attempt(writer.flush)  # what is logged before a checkpoint is not logged again after it
             buffer = io.BytesIO()  # torch.save itself, on a full disk, may raise anything
             torch.save({"script": SCRIPT, "args": asdict(args), "agent": ema.state_dict(), "ranks": states,
-                        "weights": agent.state_dict(), "optimizer": optimizer.state_dict(),  # "agent" plays
+                        "weights": agent.state_dict(), "optimizer": optimizer.state_dict(),  # these train
                         "global_step": global_step, "train_seconds": train_seconds}, buffer)  # fmt: skip
             write_file(f"{run_dir}/{name}", buffer.getvalue())
 

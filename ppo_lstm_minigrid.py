@@ -294,7 +294,7 @@ def ppo_loss(newlogprob, entropy, newvalue, logprobs, advantages, returns, value
 
 def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None, stop: list | tuple = ()):
     """Train, or continue from `checkpoint`, until a signal handler puts a number into `stop`; write to `run_dir` (a new
-    one under runs/) -> the agent that plays, results ({} if stopped). Raises UsageError, FloatingPointError at NaN."""
+    one under runs/) -> the averaged agent, results ({} if stopped). Raises UsageError, FloatingPointError at NaN."""
     # ---- SETUP
     started, results = time.time(), {}
     torch.set_num_threads(args.num_threads)
@@ -387,7 +387,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
             attempt(writer.flush)  # what is logged before a checkpoint is not logged again after it
             buffer = io.BytesIO()  # torch.save itself, on a full disk, may raise anything
             torch.save({"script": SCRIPT, "args": asdict(args), "agent": ema.state_dict(), "ranks": states,
-                        "weights": agent.state_dict(), "optimizer": optimizer.state_dict(),  # "agent" plays
+                        "weights": agent.state_dict(), "optimizer": optimizer.state_dict(),  # these train
                         "global_step": global_step, "train_seconds": train_seconds}, buffer)  # fmt: skip
             write_file(f"{run_dir}/{name}", buffer.getvalue())
 

@@ -213,7 +213,7 @@ def test_report_publishes_only_when_told_and_all_or_nothing(monkeypatch):
         return {path: path.read_bytes() for path in Path().rglob("*.*") if path.is_file()}
     first, text = contents(), Path("README.md").read_text()
     assert "old" not in text and text.endswith("\n<!-- /results -->\nz\n")
-    assert text.index("| mazerandom-s15 | 2 | 0.989 [0.984, 0.994] |") < text.index("| mine | 1 | 1.000 |")
+    assert text.index("| mazerandom-s15 | 5 | 0.998 [0.997, 0.999] |") < text.index("| mine | 1 | 1.000 |")
     assert report.main(["--publish"]) == 0 and first == contents()  # the same from the files in raw/ alone
     make_run("mine", 1, [0.5, 0.5], num_envs=32)
     first = contents()
@@ -229,7 +229,7 @@ def test_exported_checkpoint_evaluates_and_says_how_it_was_made():
     (source,) = map(str, Path().glob("runs/*/agent.pt"))
     assert export.main([source, "x.pt", "--commit", "abc1234"]) == 0
     exported = torch.load("x.pt", weights_only=True)
-    assert exported["commit"] == "abc1234" and not {"optimizer", "ranks"} & exported.keys()
+    assert exported["commit"] == "abc1234" and not {"weights", "optimizer", "ranks"} & exported.keys()
     again, _ = script.parse(exported["command"].split()[2:])
     assert again.seed == 3 and vars(again) == vars(script.load_agent("x.pt")[1]) and again.exp_name != "a"
 

@@ -58,7 +58,7 @@ def test_resumed_by_as_many_processes_a_run_goes_on_exactly_by_others_with_new_e
     assert code == 0, err
     resumed = ppo_lstm_minigrid.load_checkpoint(path)
     assert resumed["global_step"] == 256 and len(resumed["ranks"]) == after
-    assert all(same(expected[key], resumed[key]) == (before == after) for key in ("agent", "optimizer", "ranks"))
+    assert all(same(expected[k], resumed[k]) == (before == after) for k in ("agent", "weights", "optimizer", "ranks"))
 
 
 @slow
