@@ -135,15 +135,14 @@ def train_sb3(args, num_envs: int, same_flags: bool, enough) -> None:
     envs = load_script(ROOT / "envs.py")
     kinds = np.array([11, 6, 4] * args.view_size**2 + [4])  # numbers of a cell, then of the direction
     offsets, size = kinds.cumsum() - kinds, int(kinds.sum())
+    scale = np.array(([1.0] * 4 + [6.0] * 7 + [1.0] * 10) * args.view_size**2 + [1.0] * 4)  # as the script's Encoder
 
     def one_hot(obs):
-        encoded = np.zeros(size, np.float32)
-        encoded[offsets + obs] = 1.0
-        return encoded
+        return (np.bincount(offsets + obs, minlength=size) * scale).astype(np.float32)
 
     def make_env():
         env = gym.wrappers.TransformObservation(envs.make_single(args.env_id, args.view_size), one_hot,
-                                                gym.spaces.Box(0.0, 1.0, (size,), np.float32))  # fmt: skip
+                                                gym.spaces.Box(0.0, 6.0, (size,), np.float32))  # fmt: skip
         env.action_space = gym.spaces.Discrete(3)
         return env
 
@@ -160,8 +159,11 @@ def train_sb3(args, num_envs: int, same_flags: bool, enough) -> None:
         "n_steps": args.num_steps, "batch_size": num_envs * args.num_steps // args.num_minibatches,
         "n_epochs": args.update_epochs, "gamma": args.gamma, "gae_lambda": args.gae_lambda,
         "clip_range": args.clip_coef, "normalize_advantage": args.norm_adv, "ent_coef": args.ent_coef,
-        "vf_coef": args.vf_coef, "max_grad_norm": args.max_grad_norm, "policy_kwargs": {
-            "net_arch": [], "lstm_hidden_size": args.hidden_size, "shared_lstm": True, "enable_critic_lstm": False}}
+        "vf_coef": args.vf_coef / 2, "max_grad_norm": args.max_grad_norm,  # its loss is not halved
+        "target_kl": args.desired_kl / 0.75 or None, "policy_kwargs": {  # it stops at 1.5 times this, ours at twice
+            "net_arch": [args.hidden_layer_size] * bool(args.hidden_layer_size), "activation_fn": torch.nn.ReLU,
+            "optimizer_kwargs": {"betas": args.adam_betas}, "lstm_hidden_size": args.hidden_size,
+            "shared_lstm": True, "enable_critic_lstm": False}}  # then the critic does not train the LSTM
     model = RecurrentPPO("MlpLstmPolicy", DummyVecEnv([make_env] * num_envs), seed=args.seed, device="cpu", **flags)
     model.learn(args.total_timesteps if same_flags else 10**12, Rollouts())
 

@@ -66,7 +66,7 @@ def solve_with_sb3(script, args, same_flags: bool, evaluated) -> None:
             player = types.SimpleNamespace(initial_state=lambda number: None, act=act)  # what `evaluate` needs
             success = script.evaluate(player, args, args.env_id, "cpu")["argmax"]["success_rate"]
         over = evaluated(success, steps, now - clock[0])
-        clock[0] += time.perf_counter() - now  # it stands during evaluations
+        clock[0] = clock[0] + time.perf_counter() - now if steps else time.perf_counter()  # evaluations do not count
         return over
 
     train_sb3(args, args.num_envs if same_flags else 8, same_flags, enough)
