@@ -76,7 +76,6 @@ def load_tensors(env: VectorEnv, state: dict) -> None:
 # ---- CartPole without velocities
 class CartPoleNoVelEnv(CartPoleEnv):
     """CartPole whose observation is (cart position, pole angle), float32 (2,); a velocity needs two of them."""
-
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.observation_space = spaces.Box(self.observation_space.low[::2], self.observation_space.high[::2])
@@ -93,7 +92,6 @@ class CartPoleNoVelEnv(CartPoleEnv):
 class CartPoleNoVelVectorEnv(CartPoleVectorEnv):
     """N CartPoles without velocities, in NumPy. gymnasium's parent resets one step late (NEXT_STEP, a row whose
     action is ignored); here a finished environment is reset within the step that finishes it."""
-
     metadata = {**CartPoleVectorEnv.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
     STATE = ("state", "steps")
 
@@ -139,7 +137,6 @@ class CartPoleNoVelVectorEnv(CartPoleVectorEnv):
 # ---- MiniGrid Memory, tabulated from the real environment
 class Table(NamedTuple):
     """A static-grid MiniGrid task as a finite MDP of S states and K start states."""
-
     obs: torch.Tensor  # (S, D) uint8
     next_state: torch.Tensor  # (S, 3) int64; an ended state leads to itself
     terminal: torch.Tensor  # (S,) bool
@@ -151,7 +148,6 @@ class Table(NamedTuple):
 
 def _every_reset(env: MiniGridEnv):
     """Reset `env` once for each possible sequence of its random draws; yields that sequence's probability."""
-
     def draw(low, high):  # replays the script, then draws the lowest; notes every range that is asked for
         ranges.append((low, high))
         return next(replay, low)
@@ -206,8 +202,8 @@ def memory_table(size: int, random_length: bool, view_size: int) -> Table:
 class GridVectorEnv(VectorEnv):
     """What the batched MiniGrid environments share. A subclass keeps its episodes in the tensors that `STATE` names and
     says how to begin, move and look. Bad arguments, actions, options, seeds and saved states raise ValueError."""
-
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
+    OPTIONS = ()  # of reset
 
     def __init__(self, num_envs: int, size: int, max_steps: int, agent_view_size=7, device="cpu", render_mode=None):
         check_number("num_envs", num_envs, 1)
@@ -232,6 +228,8 @@ class GridVectorEnv(VectorEnv):
 
     def reset(self, *, seed=None, options=None):
         """-> obs (N, D) uint8, {}. The generator that draws all episodes is seeded with `seed`, if given."""
+        if set(options or ()) - set(self.OPTIONS):
+            raise ValueError(f"it takes no options but {self.OPTIONS}, got {tuple(options)}")
         if seed is not None:
             self._seed(seed)
         self.step_count = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
@@ -268,8 +266,7 @@ class GridVectorEnv(VectorEnv):
 class MemoryVectorEnv(GridVectorEnv):
     """N copies of MiniGrid's MemoryEnv as look-ups in `memory_table`; the same observations, rewards and ends.
     `reset(options={"start": index})` begins environment n at start `index[n]` of the table in place of a random one."""
-
-    STATE = ("state", "step_count")
+    STATE, OPTIONS = ("state", "step_count"), ("start",)
 
     def __init__(self, num_envs=1, size=13, random_length=False, max_steps=None, **kwargs):
         check_number("the size of Memory", size, 7 if random_length else 5, odd=True)
@@ -280,7 +277,7 @@ class MemoryVectorEnv(GridVectorEnv):
         self.state = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
 
     def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
+        super().reset(seed=seed, options=options)
         if options and "start" in options:
             start = integers("options['start']", options["start"], self.num_envs, self.device, len(self.table.starts))
             self.state = self.table.starts[start]
@@ -361,7 +358,6 @@ class MazeEnv(MiniGridEnv):
     """A new Kruskal maze each episode (see `kruskal_mazes`); one sees through its walls, the goal ends the episode.
     `random_size`: each episode draws a size from 6 to `size`; the grid is always the largest, padded with wall.
     The reward at the goal is MiniGrid's 1 - 0.9 * step_count / max_steps."""
-
     def __init__(self, size: int = 13, random_size: bool = False, max_steps: int = 256, **kwargs):
         check_number("the size of a maze", size, 6 if random_size else 5)
         self.size, self.random_size, mission = size, random_size, MissionSpace(EmptyEnv._gen_mission)
@@ -379,7 +375,6 @@ class MazeEnv(MiniGridEnv):
 
 class MazeVectorEnv(GridVectorEnv):
     """N mazes at once: the same task as `MazeEnv`, the mazes drawn hundreds at a time."""
-
     STATE = ("cells", "x", "y", "direction", "step_count", "drawn_cells", "drawn_x", "drawn_y", "used")
 
     def __init__(self, num_envs=1, size=13, random_size=False, max_steps=256, **kwargs):
@@ -408,8 +403,7 @@ class MazeVectorEnv(GridVectorEnv):
         self.used = torch.tensor(2**31)  # of the drawn mazes: more than there are, so that new ones are drawn
 
     def _begin(self, mask):
-        which = mask.nonzero().squeeze(1)
-        if len(which) == 0:
+        if len(which := mask.nonzero().squeeze(1)) == 0:
             return
         if self.used + len(which) > len(self.drawn_x):
             sizes = torch.full_like(self.drawn_x, self.size)
@@ -453,7 +447,6 @@ class MazeVectorEnv(GridVectorEnv):
 # ---- Any other environment: single ones, gymnasium's vector environment over them, and tensors on top
 class FlatMiniGrid(gym.ObservationWrapper):
     """MiniGrid's dict -> one uint8 vector: the image flattened, then the direction. The mission is dropped."""
-
     def __init__(self, env: gym.Env):
         super().__init__(env)
         self.observation_space = spaces.Box(0, 255, (1 + env.observation_space["image"].low.size,), np.uint8)
@@ -487,10 +480,16 @@ def as_tensor(obs, space: spaces.Box, device) -> torch.Tensor:
     return torch.as_tensor(np.asarray(obs), dtype=dtype, device=device)
 
 
+class OneByOne(gym.vector.SyncVectorEnv):
+    """gymnasium's, less infos, whose shapes may vary from one to the other. Final observations are copied: some
+    environments refill one array."""
+    def _add_info(self, infos, info, n):
+        return super()._add_info(infos, {k: np.array(v) for k, v in info.items() if k == "final_obs"}, n)
+
+
 class TensorVectorEnv(gym.vector.VectorWrapper):
     """A NumPy vector environment (SAME_STEP) with tensors on `device` outside: observations float32 or uint8,
     `final_obs` dense (N, D), actions 0 to A - 1 whatever number the environment's own begin with."""
-
     def __init__(self, env: VectorEnv, device):
         super().__init__(env)
         self.device, space, actions = torch.device(device), env.single_observation_space, env.single_action_space
@@ -507,6 +506,8 @@ class TensorVectorEnv(gym.vector.VectorWrapper):
         if seed is not None and hasattr(self.env, "envs"):  # each its own: seed + i would share streams among seeds
             first = one_seed(seed)
             seed = seed if isinstance(seed, list) else spawn_seeds(first, self.num_envs, evaluation=first >= EVAL_SEED)
+        if "start" in (options or {}):
+            raise ValueError("only batched Memory begins at given starts; register a variant under an id of its own")
         obs, _ = self.env.reset(seed=seed, options=options)
         return as_tensor(obs, self.single_observation_space, self.device), {}
 
@@ -515,9 +516,8 @@ class TensorVectorEnv(gym.vector.VectorWrapper):
             space = self.single_action_space
             actions = integers("actions", actions, self.num_envs, "cpu", int(space.n)).numpy() + int(space.start)
         obs, reward, terminated, truncated, infos = self.env.step(actions)
-        final_obs, done = obs, terminated | truncated
-        if done.any():
-            final_obs = infos["final_obs"]
+        done = terminated | truncated
+        final_obs = infos["final_obs"] if done.any() else obs
         if final_obs.dtype == object:  # gymnasium's: an observation where the mask is set, None elsewhere
             final_obs = np.stack([obs[n] if final is None else final for n, final in enumerate(final_obs)])
         obs, final_obs = (as_tensor(x, self.single_observation_space, self.device) for x in (obs, final_obs))
@@ -542,7 +542,7 @@ def make_batched(env_id: str, num_envs: int, device, view_size: int | None = Non
     if spec.vector_entry_point is CartPoleNoVelVectorEnv and view_size is None:
         return TensorVectorEnv(gym.make_vec(spec, num_envs), device)
     make_one = functools.partial(make_single, env_id, view_size, ignore_mission=ignore_mission)
-    return TensorVectorEnv(gym.vector.SyncVectorEnv([make_one] * num_envs, autoreset_mode="SameStep"), device)
+    return TensorVectorEnv(OneByOne([make_one] * num_envs, autoreset_mode="SameStep"), device)
 
 
 def try_out(envs, film: gym.Env | None = None) -> None:
@@ -569,14 +569,14 @@ def record_videos(env: gym.Env, act, state, folder: str, prefix: str, episodes: 
     for path, seed in zip(paths, spawn_seeds(0, episodes, evaluation=True), strict=True):
         (obs, _), state = env.reset(seed=seed), first_state
         frame = np.asarray(env.render() if env.render_mode == "rgb_array" else None)
-        if frame.ndim != 3 or frame.dtype != np.uint8:
+        if frame.shape[2:] not in ((3,), (4,)) or frame.dtype != np.uint8:
             raise ValueError("it cannot be filmed: with 'rgb_array' render() must give (height, width, 3) of uint8")
         height, width = (side // 2 * 2 for side in frame.shape[:2])  # H.264 takes even sides only
         with FFMPEG_VideoWriter(path, (width, height), env.metadata.get("render_fps", 30)) as video:
             video.write_frame(frame[:height, :width, :3])
             for step in range(limit):
-                done = torch.full((1,), float(step == 0), device=device)
-                action, state = act(as_tensor(obs, space, device)[None], state, done)
+                begins = torch.full((1,), float(step == 0), device=device)
+                action, state = act(as_tensor(obs, space, device)[None], state, begins)
                 obs, _, terminated, truncated, _ = env.step(int(action) + int(env.action_space.start))
                 video.write_frame(np.asarray(env.render())[:height, :width, :3])
                 if terminated or truncated:
@@ -596,5 +596,5 @@ for size in range(6, 25):
 for size in (33, 65, 129, 257):
     gym.register(f"MiniGrid-MemoryS{size}-v0", MemoryEnv, kwargs={"size": size})
 for spec in gym.registry.values():
-    if spec.id.startswith("MiniGrid-Memory"):
+    if spec.entry_point in (MemoryEnv, "minigrid.envs:MemoryEnv") and "size" in spec.kwargs:
         spec.vector_entry_point = MemoryVectorEnv

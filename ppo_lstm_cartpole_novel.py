@@ -81,7 +81,7 @@ class Args:
     norm_value: bool = True  # let the critic predict returns that are standardised by running statistics
     clip_vloss: bool = False  # clip the value loss too
     max_grad_norm: float = 0.5  # gradients are clipped to this norm
-    ema_decay: float = 0.9  # evaluate and keep a moving average of the weights, over iterations (0: the last)
+    ema_decay: float = 0.9  # evaluate, keep the weights' mean over iterations (0: the last), Polyak and Juditsky 1992
 
     seq_len: int = 32  # LSTM: steps of truncated back-propagation through time (L); divides num_steps
     encoder_size: int = 0  # units of the layer before the LSTM (0: none)
@@ -302,7 +302,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     if use_cuda:
         torch.cuda.set_device(device)
     if WORLD > 1:
-        distributed.init_process_group("nccl" if use_cuda else "gloo")
+        distributed.init_process_group("nccl" if use_cuda else "gloo", timeout=np.timedelta64(1, "h").item())
     T, N, L, batch_size = args.num_steps, args.num_envs // WORLD, args.seq_len, args.num_steps * args.num_envs
     num_iterations = args.total_timesteps // batch_size
     envs = make_envs(args, args.env_id, N, device)
@@ -424,7 +424,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         rows, index = obs.flatten(0, 1), torch.arange(T * N, device=device)
         if device.type == "cpu" and not args.compile:  # a GPU would wait for the number of rows
             rows, index = distinct(rows)
-        batch = dones, actions, index, logprobs, advantages, returns / std, values / std
+        batch = dones, actions, index, logprobs, advantages, returns / std, agent.value(lstm_h[1:]).detach() / std
         batch = [x.view(-1, L, N).transpose(0, 1).reshape(L, -1) for x in batch]  # (L, B), B over chunks, then N [L3]
         b_h, b_c = (x[:T:L].reshape(1, -1, args.hidden_size) for x in (lstm_h, lstm_c))  # (1, B, H) [L2]
         epochs = (torch.randperm(b_h.shape[1], device=device) for _ in range(args.update_epochs))
@@ -437,12 +437,12 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
                 break
             optimizer.zero_grad()
             loss.backward()
-            all_mean(*(parameter.grad for parameter in agent.parameters()))  # every process takes the same step
+            all_mean(*(p.grad for p in agent.parameters() if p.grad is not None))  # every process takes the same step
             stats["grad_norm"] = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
             optimizer.step()
             all_stats.append(stats)
-        for mean, new in zip(ema.state_dict().values(), agent.state_dict().values(), strict=True):
-            mean.lerp_(new, max(1 - args.ema_decay, 1 / iteration))  # Polyak and Juditsky 1992, with a decay
+        for mean, new in zip(ema.state_dict().values(), agent.state_dict(keep_vars=True).values(), strict=True):
+            mean.copy_(mean.lerp(new.data, max(1 - args.ema_decay, 1 / iteration)) if new.requires_grad else new)
 
         # ---- LOG
         means = all_mean(torch.stack([torch.stack(list(stats.values())) for stats in all_stats]).mean(0))
@@ -506,10 +506,10 @@ def evaluate(agent: Agent, args: Args, env_id: str, device, stop: list | tuple =
         while playing.any() and lengths.max() < 10_000 and not stop:
             action, next_lstm_state = agent.act(next_obs, next_lstm_state, next_done, generator)
             next_obs, reward, terminated, truncated, _ = envs.step(action)
-            next_done = (terminated | truncated).float()
             returns += reward * playing
             lengths += playing
-            playing *= 1 - next_done
+            playing *= 1 - (next_done := (terminated | truncated).float())
+        envs.close()
         scores = (returns >= task_envs.success_return(env_id), returns, lengths)
         rate, mean_return, length = (round((weights * x).sum().item(), 6) for x in scores)  # weights sum to 1, nearly
         results[mode] = {"success_rate": rate, "episodic_return": mean_return, "episodic_length": length, "episodes": N,
@@ -569,7 +569,7 @@ def load_agent(path: str, device="cpu") -> tuple[Agent, Args]:
 def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
     """The arguments, and the checkpoint that --resume names. Raises UsageError; tyro exits."""
     args, checkpoint = tyro.cli(Args, args=argv), None
-    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":  # torchrun starts a failed run again: resume it
+    if not args.resume and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":  # torchrun restarts a failed run
         name = glob.escape(f"{args.env_id}__{args.exp_name}__{args.seed}__".replace("/", "_"))
         args.resume = max(glob.glob(f"runs/{name}*/agent.pt"), key=os.path.getmtime, default=args.resume)
     if args.resume:

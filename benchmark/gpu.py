@@ -21,12 +21,9 @@ from throughput import WORK, call, log_to, machine, measure, parse_flags, wrap_s
 MINUTES = 8
 SMALL = ["--num-envs=8", "--num-steps=16", "--seq-len=8", "--num-minibatches=2", "--update-epochs=2", "--hidden-size=8"]
 LARGE = ["--num-steps=64", "--hidden-size=128", "--update-epochs=4", "--num-minibatches=4", "--desired-kl=0"]
-WORKS = {
-    "64 envs x 128 steps, 64 units": WORK,
-    "defaults": [],
-    "4,096 envs x 64 steps, 128 units": [*LARGE, "--num-envs", "4096"],
-    "16,384 envs x 64 steps, 128 units": [*LARGE, "--num-envs", "16384"],
-}
+WORKS = {"64 envs x 128 steps, 64 units": WORK, "defaults": [],
+         "4,096 envs x 64 steps, 128 units": [*LARGE, "--num-envs", "4096"],
+         "16,384 envs x 64 steps, 128 units": [*LARGE, "--num-envs", "16384"]}  # fmt: skip
 SOLVE = ["--num-envs", "512", "--total-timesteps", "20000000", "--eval-every", "4"]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TRIAL, SIZES = (SMALL, ["S7"]) if DEVICE == "cpu" else ([], ["S13", "S17Random"])

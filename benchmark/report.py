@@ -5,8 +5,8 @@
     python benchmark/report.py --publish          # the published tables and pictures again, from raw/ alone
 
 A row is what runs of the same script and flags share, whatever they are called; its control has --memoryless, too. A
-run that cannot be read is named and left out. Nothing is written before all has been computed. --publish also fills the
-README's table between <!-- results: ROW ROW ... --> and <!-- /results -->.
+run that is not finished or cannot be read is named and left out; the exit code is 1 then. All is computed before any
+is written. --publish also fills the README's table between <!-- results: ROW ROW ... --> and <!-- /results -->.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from run import INCIDENTAL, ROOT, load_script, words
+from run import INCIDENTAL, LATER, ROOT, load_script, words
 from scipy.stats import trim_mean
 
 MARKS = {  # what a task is measured by, and its marks, the table's first. The first pattern that fits an id counts
@@ -50,10 +50,10 @@ def improvement(samples):
 
 
 def interval(samples: list, statistic, resamples: int = 5_000) -> tuple | None:
-    """95 % bootstrap interval of statistic(samples), each of them (..., seeds). None for single runs."""
+    """95 % bootstrap interval of statistic(samples), each of them (..., seeds). None where one is of a single run."""
     samples = [np.asarray(values, dtype=float) for values in samples]
     draw, sizes = np.random.default_rng(0).integers, [values.shape[-1] for values in samples]
-    if max(sizes) < 2:
+    if min(sizes) < 2:
         return None
     drawn = [values[..., draw(n, size=(resamples, n))] for values, n in zip(samples, sizes, strict=True)]
     return tuple(np.quantile(statistic(drawn), (0.025, 0.975), axis=-1))
@@ -104,18 +104,18 @@ def read_run(folder: str) -> dict | None:
 
 def identity(record: dict) -> str:
     """What the runs of a row share."""
-    args = {k: v for k, v in record["args"].items() if k not in INCIDENTAL}
+    args = {k: v for k, v in (LATER | record["args"]).items() if k not in INCIDENTAL}
     return json.dumps([record["script"], args], sort_keys=True)
 
 
 def collect(folders: list[str]) -> tuple[list[dict], int]:
-    """The records of all finished runs in `folders`, at any depth, older ones first, and the number of bad ones."""
+    """The records of all finished runs in `folders`, at any depth, older ones first, and the number of the others."""
     walk = (found for folder in folders for found in os.walk(folder))
-    found = {os.path.realpath(path) for path, _, files in walk if "results.json" in files}
+    found = {Path(path).resolve() for path, _, files in walk if {"args.json", "results.json"} & {*files}}
     records, bad = [], 0
-    for path in sorted(found, key=lambda path: os.path.getmtime(f"{path}/results.json")):
+    for path in sorted(found, key=lambda path: max(os.path.getmtime(file) for file in path.glob("*.json"))):
         try:
-            records += filter(None, [read_run(path)])
+            records += filter(None, [read_run(str(path))])
         except Exception as error:  # whatever is wrong with one run, the others are reported
             print(f"left out: {path}: {type(error).__name__}: {error}", file=sys.stderr)
             bad += 1

@@ -30,13 +30,14 @@ ROOT = Path(__file__).resolve().parent.parent
 # arguments that do not change what is learned, or that name a machine, a person or a path
 INCIDENTAL = {"num_threads", "track", "wandb_project_name", "wandb_entity", "capture_video", "save_every", "resume",
               "eval_only"}  # fmt: skip
+LATER = {"novelty_coef": 0.0, "ema_decay": 0.0}  # flags that older runs lack, with what these did
 
 
 def load_script(path: Path):
     """The module at `path`. Raises ValueError where there is none."""
     if not path.is_file():
         raise ValueError(f"there is no script {path}")
-    sys.path[:0] = [folder for folder in (str(ROOT), str(path.parent)) if folder not in sys.path]
+    sys.path[:0] = [folder for folder in (str(path.parent), str(ROOT)) if folder not in sys.path]
     return importlib.import_module(path.stem)
 
 
@@ -99,8 +100,8 @@ class Job:
         args = note.get("args") if isinstance(note, dict) and note.get("script") == self.path.name else None
         if not isinstance(args, dict) or args.get("eval_only"):
             return False
-        names = (self.args.keys() | args.keys()) - INCIDENTAL
-        return all(self.args.get(name, MISSING) == args.get(name, MISSING) for name in names)
+        own, args = LATER | self.args, LATER | args
+        return all(own.get(k, MISSING) == args.get(k, MISSING) for k in (own.keys() | args.keys()) - INCIDENTAL)
 
     def runs(self) -> tuple[Path | None, Path | None]:
         """Its run folder that is finished and the newest that was stopped. ValueError where results cannot be read."""
@@ -216,6 +217,8 @@ def front(parser, argv: list[str] | None, make, after=lambda options, jobs: None
         chosen = [(n, job) for n, job in enumerate(jobs, 1) if options.job in (None, n)]
         if min(options.workers, options.threads, len(chosen)) < 1:
             raise ValueError(f"-w and -t are at least 1, -j is one of the {len(jobs)} jobs")
+        if len(set(map(str, jobs))) < len(jobs):
+            raise ValueError("two jobs have the same name and seed, and other flags; give rows different names")
         if options.list:
             print("\n".join(f"{n} {job}: {shlex.join(job.command())}" for n, job in chosen))
             return 0

@@ -135,7 +135,7 @@ def train_sb3(args, num_envs: int, same_flags: bool, enough) -> None:
     envs = load_script(ROOT / "envs.py")
     kinds = np.array([11, 6, 4] * args.view_size**2 + [4])  # numbers of a cell, then of the direction
     offsets, size = kinds.cumsum() - kinds, int(kinds.sum())
-    scale = np.array(([1.0] * 4 + [6.0] * 7 + [1.0] * 10) * args.view_size**2 + [1.0] * 4)  # as the script's Encoder
+    scale = np.array(([1.0] * 4 + [6.0] * 7 + [1.0] * 10) * args.view_size**2 + [1.0] * 4) if same_flags else 1.0
 
     def one_hot(obs):
         return (np.bincount(offsets + obs, minlength=size) * scale).astype(np.float32)

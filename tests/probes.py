@@ -17,12 +17,12 @@ class Probe(gym.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.t, self.secret = 0, int(self.np_random.integers(2))
-        return np.array(self.see(), self.observation_space.dtype), {}
+        return np.asarray(self.see(), self.observation_space.dtype), {}
     def step(self, action):
         self.steps += 1
         reward = float(self.worth(int(action)))
         self.t += 1
-        return np.array(self.see(), self.observation_space.dtype), reward, *self.ends(), {}
+        return np.asarray(self.see(), self.observation_space.dtype), reward, *self.ends(), {"n": np.zeros(self.t)}
     def see(self):
         return [0]
     def worth(self, action):
@@ -63,8 +63,7 @@ def cue(env):
     return 2 * env.secret - 1
 
 
-PROBES = {
-    "Constant": (Probe, {}),
+PROBES = {"Constant": (Probe, {}),
     "ValueOfObservation": (Probe, {"see": lambda self: [cue(self)], "worth": lambda self, _: cue(self)}),
     "Discounting": (Probe, {"length": 2, "see": lambda self: [self.t], "worth": lambda self, _: self.t == 1}),
     "ActionChoice": (Probe, {"worth": lambda self, action: action == 1}),
@@ -72,14 +71,13 @@ PROBES = {
     # the secret is seen first, nothing for a while, and at the end (a flag) the action must equal it
     "Recall": (Probe, {"length": 6, "size": 2, "see": lambda self: [cue(self) * (self.t == 0), self.t == 5],
                        "worth": lambda self, action: action == self.secret and self.t == 5}),
-    "Counter": (Counter, {}),
-    "TimeLimit": (Probe, {"ends": lambda self: (False, self.t >= 5)}),
+    "TimeLimit": (Probe, {"ends": lambda self: (False, self.t >= 5), "array": np.zeros(1, np.float32),
+                          "see": lambda self: np.copyto(self.array, self.t) or self.array}),  # the same array each time
     "BothFlags": (Probe, {"ends": lambda self: (self.t >= 5, self.t >= 5)}),
     "NanReward": (Probe, {"worth": lambda self, _: math.nan if self.steps > 200 else 1}),
     "NanObservation": (Probe, {"see": lambda self: [math.nan if self.steps > 200 else 0]}),
     "Raises": (Probe, {"worth": lambda self, _: 1 // (self.steps <= 200)}),
-    "Unusual": (Unusual, {}),
-    "NoRender": (Unusual, {"render": None})}  # fmt: skip
+    "Counter": (Counter, {}), "Unusual": (Unusual, {}), "NoRender": (Unusual, {"render": None})}  # fmt: skip
 
 
 def register():

@@ -23,8 +23,7 @@ def trained(name, steps, **overrides):
     return agent, results["eval"][args.env_id]
 
 
-@pytest.mark.parametrize(("name", "steps", "episodes", "expected", "flags"), [
-    ("Constant", 3_200, [[0.0]], [[1.0]], {}),
+@pytest.mark.parametrize(("name", "steps", "episodes", "expected", "flags"), [("Constant", 3_200, [[0.0]], [[1.0]], {}),
     ("ValueOfObservation", 6_400, [[-1.0], [1.0]], [[-1.0], [1.0]], {}),
     ("Discounting", 5_120, [[0.0, 1.0]], [[0.5, 1.0]], {"gamma": 0.5, "gae_lambda": 0.5})])  # fmt: skip
 def test_values(name, steps, episodes, expected, flags):

@@ -72,19 +72,18 @@ def test_importance_ratio_is_one_before_the_first_update(script, small, monkeypa
     if control == "late reset":
         monkeypatch.setattr(script.Agent, "get_action_and_value", late)
     flags = {"num_minibatches": 1, "update_epochs": 1, "total_timesteps": 64 * 20, "rand_move_eps": 0.1}
-    script.train(small(**flags, learning_rate=0.02, norm_value=False, memoryless=control == "memoryless"))
+    script.train(small(**flags, learning_rate=0.02, memoryless=control == "memoryless"))
     assert len(errors) == 20 and (max(errors) > 1e-3 if control == "late reset" else max(errors) < 1e-5)
 
 
 class Numbered(probes.Probe):
     """An endless environment whose observation says its step t of the rollout of 16, and which of four it is."""
 
+    length = 10**6
     def __init__(self, n, dtype):
         self.n, self.action_space, self.observation_space = n, spaces.Discrete(2), spaces.Box(0, 9, (4,), dtype)
     def see(self):
         return [self.t % 8, self.n, self.t // 8 % 2, 0]  # MiniGrid's object, colour, state; direction
-    def ends(self):
-        return False, False
 
 
 def test_minibatches_are_consecutive_steps_of_one_environment(script, small, monkeypatch):
@@ -135,9 +134,9 @@ def test_states_are_handed_over_and_done_is_one_exactly_at_first_observations(mo
     assert torch.equal(first, done) and first[1:].any() and not first.all() and zero[0].all() and not zero[1:].any()
 
 
-@pytest.mark.parametrize(("env_id", "last"), [("TimeLimit", 6.0), ("BothFlags", 0.0)])
+@pytest.mark.parametrize(("env_id", "last"), [("TimeLimit", 11.0), ("BothFlags", 0.0)])
 def test_truncation_bootstraps_from_the_state_that_is_not_reset_and_termination_does_not(monkeypatch, env_id, last):
-    """A stub whose value is its hidden counter: at the time limit after 5 steps the final observation is the sixth."""
+    """A stub whose value is x + its hidden counter. After 5 steps the final observation is the sixth, and shows 5."""
     def get_states(self, x, state, done, index=None):
         count, hidden = state[0][0, :, :1], []
         for keep in (1 - done).view(-1, count.shape[0], 1):
@@ -146,10 +145,10 @@ def test_truncation_bootstraps_from_the_state_that_is_not_reset_and_termination_
         return torch.cat(hidden), (hidden[-1][None], state[1])
     agent = ppo_lstm_cartpole_novel.Agent
     monkeypatch.setattr(agent, "get_states", get_states)
-    monkeypatch.setattr(agent, "get_value", lambda self, x, s, d: self.get_states(x, s, d)[0][:, 0])
+    monkeypatch.setattr(agent, "get_value", lambda self, x, s, d: x[:, 0] + self.get_states(x, s, d)[0][:, 0])
     rewards, _, dones = final_rollout(monkeypatch, env_id, num_envs=2, total_timesteps=32, gamma=0.5)
     expected = torch.ones(16, 2)
-    expected[4::5] += 0.5 * last  # reward 1 each step, and gamma * (the count after reading the final observation)
+    expected[4::5] += 0.5 * last  # reward 1 each step, and gamma * (the value of the final observation)
     torch.testing.assert_close(rewards, expected)
     assert dones[:, 0].nonzero().flatten().tolist() == [0, 5, 10, 15]
 

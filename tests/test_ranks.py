@@ -84,6 +84,13 @@ def test_a_signal_to_all_at_once_stops_the_ranks_after_the_same_iteration():
     assert not glob.glob("runs/*/results.json")
 
 
+def test_a_job_that_torchrun_starts_again_resumes_its_run_or_the_one_it_was_given(script, monkeypatch):
+    assert script.main(tiny(script)) == 0
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert script.parse(tiny(script))[0].resume == (path := one("runs/*/agent.pt"))
+    assert script.parse(tiny(script, "--resume", f"./{path}"))[0].resume == f"./{path}"
+
+
 def test_flags_are_checked_for_each_process(script, monkeypatch, capsys):
     monkeypatch.setattr(script, "WORLD", 3)
     for flags, says in (("--num-envs=128", "--num-envs must be a multiple of the 3 processes"),

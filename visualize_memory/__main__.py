@@ -50,9 +50,9 @@ class Args:
 
 def check(args: Args) -> None:
     """Raises ValueError with one line that names the flag."""
-    for name, least in (("episodes", 1), ("seed", 0), ("analysis_episodes", 20)):
-        if getattr(args, name) < least:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(args, name)}")
+    for name, least, most in (("episodes", 1, 10**4), ("seed", 0, 2**31 - 1), ("analysis_episodes", 20, 10**6)):
+        if not least <= getattr(args, name) <= most:
+            raise ValueError(f"--{name.replace('_', '-')} must be from {least} to {most}, got {getattr(args, name)}")
 
 
 def writable(out: Path) -> Path:

@@ -150,12 +150,11 @@ def one_hot(obs: np.ndarray) -> np.ndarray:
 
 
 def make_folds(rows: dict, seed: int) -> np.ndarray:
-    """(M,) the fold of each row. Whole episodes are held out; on Memory, where few starts exist, whole start cells (of
-    a hallway length) with both cues: else a probe would be tested on the very walks that it was fitted to."""
+    """(M,) the fold of each row. Whole episodes are held out; on Memory, where few starts exist, whole start cells with
+    both cues and all hallway lengths: else a probe would be tested on the very walks that it was fitted to."""
     _, first, groups = np.unique(rows["episode"], return_index=True, return_inverse=True)
     if rows["kind"] == "Memory":
-        starts = np.stack([rows["variables"][name][first] for name in ("x", "success_x")], 1)
-        groups = np.unique(starts, axis=0, return_inverse=True)[1].reshape(-1)[groups]
+        groups = np.unique(rows["variables"]["x"][first], return_inverse=True)[1].reshape(-1)[groups]
     return np.random.default_rng(seed).permutation(groups.max() + 1)[groups] % FOLDS
 
 

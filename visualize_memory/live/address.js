@@ -35,7 +35,7 @@ function fromAddress(text, session) {
       const units = OF_ALL.includes(name) ? null : (list.match(/\d+/g) || []).map(Number).filter(u => u < agent.H);
       const set = {};
       if (name === "set" && h) set.h = Math.max(-1, Math.min(1, +h || 0));
-      if (name === "set" && c) set.c = +c || 0;
+      if (name === "set" && c) set.c = Math.max(-999, Math.min(999, +c || 0));
       if (!units || units.length) plan.edits.push({ kind: name, units, from: +from, on, ...set });
     } else if (name === "moves") for (const [, at, letter] of value.matchAll(/(\d{1,4})([lrf])/g)) {
       if (LETTERS.indexOf(letter) < session.actions.length) plan.moves[at] = LETTERS.indexOf(letter);

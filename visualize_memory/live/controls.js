@@ -264,6 +264,9 @@ function startLive(data) {
   }
   $("modes").hidden = false;
   buttons.forEach(b => b.addEventListener("click", () => enter(b.dataset.mode, "")));
-  addEventListener("hashchange", () => { if (asked()) enter("live", asked()); });
+  addEventListener("hashchange", () => {
+    if (asked()) enter("live", asked());
+    else if (location.hash.startsWith("#episode")) enter("replay", "");
+  });
   enter(location.hash.startsWith("#episode") ? "replay" : "live", asked());
 })();

@@ -114,10 +114,11 @@ class Life {
 /** The first step at which two plans differ; Infinity if nowhere. */
 function firstDifference(a, b) {
   if (JSON.stringify([a.options, a.draw]) !== JSON.stringify([b.options, b.draw])) return 0;
-  const [one, other] = [a, b].map(({ edits, moves }) => new Map([...edits.map(e => [JSON.stringify(e), e.from]),
-    ...Object.entries(moves).map(move => [String(move), +move[0]])]));
-  const only = (these, those) => [...these].filter(([what]) => !those.has(what)).map(([, t]) => t);
-  return Math.min(...only(one, other), ...only(other, one));
+  const same = (x, y) => JSON.stringify(x) === JSON.stringify(y), moved = { ...a.moves, ...b.moves };
+  let k = 0; // the edits are made in this order, and twice the same is not once
+  while (k < a.edits.length && same(a.edits[k], b.edits[k])) k++;
+  return Math.min(...[...a.edits.slice(k), ...b.edits.slice(k)].map(e => e.from),
+    ...Object.keys(moved).filter(t => a.moves[t] !== b.moves[t]).map(Number));
 }
 
 class Session {

@@ -66,7 +66,7 @@ function drawUnits(canvas, ui) {
   }
 }
 
-/** Choosing: a click takes one unit, shift or a drag several; a tap adds or takes away; arrow keys move on. */
+/** Choosing: a click takes one unit, shift or a drag several; a tap adds or takes away; with the Tab key's focus arrow keys move on. */
 function listenToUnits(canvas, ui, changed) {
   const { H } = ui.session.agent, { rows, columns } = unitGrid(H);
   const unitAt = e => {
@@ -76,6 +76,7 @@ function listenToUnits(canvas, ui, changed) {
     return column >= 0 && column < columns && row >= 0 && u < H ? u : null;
   };
   let drag = null;
+  canvas.addEventListener("mousedown", e => e.preventDefault()); // a click takes no focus: the arrow keys go on steering
   canvas.addEventListener("pointerdown", e => {
     const u = drag = unitAt(e), had = ui.chosen.has(u);
     const adds = e.shiftKey || e.ctrlKey || e.metaKey || e.pointerType !== "mouse";
