@@ -191,7 +191,6 @@ def memory_table(size: int, random_length: bool, view_size: int) -> Table:
                 env.agent_pos, env.agent_dir, env.step_count = (x, y), direction, 0
                 _, reward, terminated, _, _ = env.step(action)
                 next_state[index[key]][action] = state_index(terminated + (reward > 0))
-
     *variables, outcomes = torch.tensor(list(index)).T.contiguous()
     names = ("cue", "x", "y", "direction", "success_x", "success_y")
     starts, probs = torch.tensor(list(start_probs)), torch.tensor(list(start_probs.values()), dtype=torch.float64)
@@ -229,7 +228,7 @@ class GridVectorEnv(VectorEnv):
     def reset(self, *, seed=None, options=None):
         """-> obs (N, D) uint8, {}. The generator that draws all episodes is seeded with `seed`, if given."""
         if set(options or ()) - set(self.OPTIONS):
-            raise ValueError(f"it takes no options but {self.OPTIONS}, got {tuple(options)}")
+            raise ValueError(f"reset takes the options {self.OPTIONS}, got {tuple(options)}")
         if seed is not None:
             self._seed(seed)
         self.step_count = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
@@ -595,6 +594,7 @@ for size in range(6, 25):
     register_maze(f"MiniGrid-CustomMazeRandom-S{size}-v0", kwargs={"size": size, "random_size": True})
 for size in (33, 65, 129, 257):
     gym.register(f"MiniGrid-MemoryS{size}-v0", MemoryEnv, kwargs={"size": size})
-for spec in gym.registry.values():
-    if spec.entry_point in (MemoryEnv, "minigrid.envs:MemoryEnv") and "size" in spec.kwargs:
+for spec in gym.registry.values():  # variants of one's own stay as they are
+    plain = {"size"} <= {*spec.kwargs} <= {"size", "random_length"} and spec.max_episode_steps is None
+    if plain and spec.entry_point in (MemoryEnv, "minigrid.envs:MemoryEnv"):
         spec.vector_entry_point = MemoryVectorEnv

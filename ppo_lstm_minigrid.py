@@ -435,7 +435,8 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
         rows, index = obs.flatten(0, 1), torch.arange(T * N, device=device)
         if device.type == "cpu" and not args.compile:  # a GPU would wait for the number of rows
             rows, index = distinct(rows)
-        batch = dones, actions, index, logprobs, advantages, returns / std, agent.value(lstm_h[1:]).detach() / std
+        old = agent.value(lstm_h[1:]).detach() if args.clip_vloss else values  # by the same statistics as the new ones
+        batch = dones, actions, index, logprobs, advantages, returns / std, old / std
         batch = [x.view(-1, L, N).transpose(0, 1).reshape(L, -1) for x in batch]  # (L, B), B over chunks, then N [L3]
         b_h, b_c = (x[:T:L].reshape(1, -1, args.hidden_size) for x in (lstm_h, lstm_c))  # (1, B, H) [L2]
         epochs = (torch.randperm(b_h.shape[1], device=device) for _ in range(args.update_epochs))
@@ -582,7 +583,7 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
     args, checkpoint = tyro.cli(Args, args=argv), None
     if not args.resume and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":  # torchrun restarts a failed run
         name = glob.escape(f"{args.env_id}__{args.exp_name}__{args.seed}__".replace("/", "_"))
-        args.resume = max(glob.glob(f"runs/{name}*/agent.pt"), key=os.path.getmtime, default=args.resume)
+        args.resume = max(glob.glob(f"runs/{name}*/agent.pt"), key=os.path.getmtime, default="")
     if args.resume:
         checkpoint = load_checkpoint(args.resume)
         saved = replace(checkpoint["args"], resume=args.resume)
@@ -600,8 +601,7 @@ def parse(argv: list[str] | None) -> tuple[Args, dict | None]:
         if type(value) in (int, float) and not lowest <= value <= highest:
             raise UsageError(f"--{name.replace('_', '-')} must lie between {lowest} and {highest}, got {value}")
     sequences = args.num_envs * args.num_steps // args.seq_len // WORLD
-    for name, holds, rule in (
-        ("num_envs", args.num_envs % WORLD == 0, f"a multiple of the {WORLD} processes"),
+    for name, holds, rule in (("num_envs", args.num_envs % WORLD == 0, f"a multiple of the {WORLD} processes"),
         ("seq_len", args.num_steps % args.seq_len == 0, f"a divisor of --num-steps {args.num_steps}"),
         ("num_minibatches", sequences % args.num_minibatches == 0, f"a divisor of a rollout's {sequences} sequences"),
         ("total_timesteps", args.total_timesteps >= args.num_envs * args.num_steps, "at least num_envs * num_steps"),

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # arguments that do not change what is learned, or that name a machine, a person or a path
 INCIDENTAL = {"num_threads", "track", "wandb_project_name", "wandb_entity", "capture_video", "save_every", "resume",
               "eval_only"}  # fmt: skip
-LATER = {"novelty_coef": 0.0, "ema_decay": 0.0}  # flags that older runs lack, with what these did
+LATER = {"novelty_coef": 0.0, "ema_decay": 0.0}  # what finished runs did that lack these flags
 
 
 def load_script(path: Path):
@@ -95,25 +95,25 @@ class Job:
     def command(self) -> list[str]:
         return [self.path.name, *words(load_script(self.path), self.args, without=("num_threads",))]
 
-    def is_of(self, note) -> bool:
+    def is_of(self, note, later=LATER) -> bool:
         """Whether an args.json or results.json is of this job, and not of an evaluation alone."""
         args = note.get("args") if isinstance(note, dict) and note.get("script") == self.path.name else None
         if not isinstance(args, dict) or args.get("eval_only"):
             return False
-        own, args = LATER | self.args, LATER | args
+        own, args = later | self.args, later | args
         return all(own.get(k, MISSING) == args.get(k, MISSING) for k in (own.keys() | args.keys()) - INCIDENTAL)
 
     def runs(self) -> tuple[Path | None, Path | None]:
         """Its run folder that is finished and the newest that was stopped. ValueError where results cannot be read."""
         finished, stopped = None, None
         for path in sorted(Path("runs").glob("*/args.json"), key=os.path.getmtime):
-            run, results = path.parent, path.parent / "results.json"
-            if not self.is_of(read(path)):
+            run, result, note = path.parent, path.parent / "results.json", read(path)
+            if not self.is_of(note):
                 continue
-            if results.is_file() and read(results) is None:
-                raise ValueError(f"{results} is cut or damaged: move its folder away")
-            finished = run if self.is_of(read(results)) else finished
-            stopped = run if (run / "agent.pt").is_file() and not results.is_file() else stopped
+            if result.is_file() and read(result) is None:
+                raise ValueError(f"{result} is cut or damaged: move its folder away")
+            finished = run if self.is_of(read(result)) else finished
+            stopped = run if not result.is_file() and self.is_of(note, {}) and (run / "agent.pt").is_file() else stopped
         return finished, stopped
 
 

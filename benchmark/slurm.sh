@@ -17,7 +17,7 @@ shift
 bash "$launcher" -t "${SLURM_CPUS_PER_TASK:-1}" -j "${SLURM_ARRAY_TASK_ID:?submit it with --array}" "$@" &
 child=$! near_limit=''
 trap 'near_limit=1; kill -TERM "$child"' USR1 # three minutes before the time limit: save, then queue the task again
-trap 'kill -TERM "$child"' TERM               # preempted or cancelled: most Slurms tell this shell alone
+trap '[[ $near_limit ]] || kill -TERM "$child"' TERM # preempted or cancelled: most Slurms tell this shell alone
 wait "$child"
 status=$?
 while kill -0 "$child" 2>/dev/null; do # a signal ended the wait, the run is still saving

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import yaml
-from run import ROOT, Job, front, read
+from run import LATER, ROOT, Job, front, read
 
 METRIC = "(eval|eval_sampled)/(success_rate|episodic_return|episodic_length)(?:/(.+))?"
 
@@ -74,7 +74,7 @@ def table(path: Path, jobs: list[Job]) -> str:
     for job in jobs:
         with contextlib.suppress(ValueError, KeyError, TypeError):  # not finished, or its results are cut
             r = read(job.runs()[0] / "results.json")
-            finished.append((r["eval"][env_id or r["args"]["env_id"]][mode][metric], r["SPS"], r["args"]))
+            finished.append((r["eval"][env_id or r["args"]["env_id"]][mode][metric], r["SPS"], LATER | r["args"]))
     finished.sort(key=lambda entry: entry[0], reverse=config["metric"].get("goal", "minimize") == "maximize")
     differing = [name for name in jobs[0].args if len({str(args[name]) for _, _, args in finished}) > 1]
     lines = [[config["metric"]["name"], "steps/s", *differing]]

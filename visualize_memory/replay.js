@@ -167,11 +167,11 @@ heats.forEach(canvas => canvas.addEventListener("click", e => {
 }));
 heats[0].addEventListener("keydown", e => {
   const way = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -data.columns, ArrowDown: data.columns }[e.key];
-  if (!way) return;
+  if (!way || e.ctrlKey || e.metaKey || e.altKey) return;
   e.preventDefault(); e.stopPropagation();
   unit = Math.max(0, Math.min(H - 1, unit + way)); buildUnit(); draw();
 });
-heats[0].addEventListener("mousedown", e => e.preventDefault()); // a click takes no focus: the arrow keys go on stepping
+heats[0].addEventListener("mousedown", e => { e.preventDefault(); document.activeElement.blur(); }); // arrow keys go on stepping
 $("slider").addEventListener("input", e => go(+e.target.value, true));
 $("first").onclick = () => go(0, true); $("back").onclick = () => go(step - 1, true); $("next").onclick = () => go(step + 1, true); $("play").onclick = play;
 $("speed").onchange = () => { if (playing) { pause(); play(); } };

@@ -76,7 +76,10 @@ function listenToUnits(canvas, ui, changed) {
     return column >= 0 && column < columns && row >= 0 && u < H ? u : null;
   };
   let drag = null;
-  canvas.addEventListener("mousedown", e => e.preventDefault()); // a click takes no focus: the arrow keys go on steering
+  canvas.addEventListener("mousedown", e => { // a click takes no focus: the arrow keys go on steering
+    e.preventDefault();
+    document.activeElement.blur();
+  });
   canvas.addEventListener("pointerdown", e => {
     const u = drag = unitAt(e), had = ui.chosen.has(u);
     const adds = e.shiftKey || e.ctrlKey || e.metaKey || e.pointerType !== "mouse";
