@@ -301,7 +301,7 @@ def train(args: Args, checkpoint: dict | None = None, run_dir: str | None = None
     device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if use_cuda else "cpu")  # torchrun: a GPU each
     if use_cuda:
         torch.cuda.set_device(device)
-    if WORLD > 1:
+    if WORLD > 1:  # the others wait while one evaluates, an hour at most
         distributed.init_process_group("nccl" if use_cuda else "gloo", timeout=np.timedelta64(1, "h").item())
     T, N, L, batch_size = args.num_steps, args.num_envs // WORLD, args.seq_len, args.num_steps * args.num_envs
     num_iterations = args.total_timesteps // batch_size

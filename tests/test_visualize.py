@@ -219,10 +219,10 @@ def test_bad_input(capsys):
     checkpoint("copied.pt", tail=COPY + ONE_TENSOR)
     Path("text.pt").write_text("open('evil', 'w')\n+")
     before = sorted(Path(".").rglob("*"))
-    for flags, says in (("nowhere.pt", "nowhere.pt"), ("nan.pt", "finite"), ("copied.pt", "--script"),
+    for flags, says in (("nowhere.pt", "nowhere.pt"), ("copied.pt", "--script"), ("new.pt --episodes 0", "--episodes"),
         ("new.pt --script text.pt", "cannot import"), ("copied.pt --script copy.py", "(h, c)"),
         ("new.pt --env-id NoSuchEnv-v0", "--env-id"), ("new.pt --env-id CartPole-v1", "observation"),
-        ("new.pt --seed 9999999999", "--seed"), ("new.pt --out text.pt/inside", "--out"),
+        ("nan.pt", "finite"), ("new.pt --seed 9999999999", "--seed"), ("new.pt --out text.pt/inside", "--out"),
         (SHIPPED % "MiniGrid-ObstructedMaze-1Dl-v0" + " --analysis", "task_variables")):  # fmt: skip
         assert viewer.main(flags.split()) == 2
         out, err = capsys.readouterr()

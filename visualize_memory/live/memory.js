@@ -66,7 +66,7 @@ function drawUnits(canvas, ui) {
   }
 }
 
-/** Choosing: a click takes one unit, shift or a drag several; a tap adds or takes away; with the Tab key's focus arrow keys move on. */
+/** Choosing: a click takes one unit, shift or a drag several; a tap adds or takes away; arrow keys move on after Tab. */
 function listenToUnits(canvas, ui, changed) {
   const { H } = ui.session.agent, { rows, columns } = unitGrid(H);
   const unitAt = e => {
